@@ -16,6 +16,9 @@ from ml_workbench_service.contracts.strict_numbers import TOO_SMALL, is_denormal
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 """As JSON writes them: pydantic takes ` 5 `, `1_0`, `5.0`, `nan` and `yes` out of a text as well."""
+NO_TRUTH_VALUE = "write true or false"
+CODES = {TOO_SMALL: "too_small", NO_TRUTH_VALUE: "no_truth_value"}
+"""By message; of others `no_number`."""
 
 
 async def _known_alone(request: Request) -> None:
@@ -30,7 +33,7 @@ async def _known_alone(request: Request) -> None:
         for name in unknown[:MOST_ERRORS]
     ]
     errors += [
-        {"path": f"query.{name}", "message": message, "code": "too_small" if message == TOO_SMALL else "no_number"}
+        {"path": f"query.{name}", "message": message, "code": CODES.get(message, "no_number")}
         for name, text in request.query_params.multi_items()
         if name in declared and (message := _unlike(text, declared[name]))
     ][:MOST_ERRORS]
@@ -67,7 +70,7 @@ def _unlike(text: str, kinds: set[Any]) -> str:
     """What is wrong with how a number or a truth value is written; nothing where the type is another."""
     kinds = kinds - {type(None)}
     if kinds == {bool}:
-        return "" if text in ("true", "false") else "write true or false"
+        return "" if text in ("true", "false") else NO_TRUTH_VALUE
     if kinds == {int}:
         return "" if WHOLE.fullmatch(text) else "write a whole number in digits"
     if kinds == {float}:

@@ -32,6 +32,8 @@ AbstainReason = Literal[
     "undeployed",
 ]  # fmt: skip
 """`undeployed` stands in closing records alone: the model is not served any more, and its series end here."""
+PRIMARY_SIDE = "primary_side"
+"""Among a follower's outputs: what its primary would hold at the costs of the moment, -1, 0 or 1."""
 FeatureValue = Annotated[Finite, Strict(), Field(ge=-1e15, le=1e15)]
 """No feature of a market comes near the bound; beyond it a float32 network would overflow. Strict by pydantic's own
 means, for columns are long; a denormal is what a feature may come to, and counts as 0 in the network."""

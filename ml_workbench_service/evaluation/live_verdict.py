@@ -11,6 +11,7 @@ to be beaten, and the loss itself has to be smaller:
     regimes       a regime comes true more often than it does anyhow; differences of hits to persistence, and to the
                   likeliest one where the rule's own statistics stand as now
     policies      flat, holding on                         differences of steps' net returns (`policy_evidence`)
+    followers     the primary always, and thinned          likewise
 
 When it fails: the ledger keeps the stated regime and not its probability, so that a regime is right or wrong, which
 sees less than the published verdict's log loss. Evidence that left the ledger (PREDICTION_LEDGER_ROWS) is gone, and the
@@ -33,7 +34,7 @@ from ml_workbench_service.contracts.outcomes import LiveVerdict
 from ml_workbench_service.contracts.training import ModelType, Target, parse_target
 from ml_workbench_service.evaluation.class_baselines import PRESENT_STATISTICS, by_statistics
 from ml_workbench_service.evaluation.growing_samples import FIRST_LIVE_MOMENTS, LEVEL, growing_test, last_stage
-from ml_workbench_service.evaluation.policy_evidence import policy_periods
+from ml_workbench_service.evaluation.policy_evidence import follower_periods, policy_periods
 from ml_workbench_service.learning.calibration.class_metrics import PERSISTENCE, persistence, stated
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import ResolvedCosts
@@ -139,17 +140,20 @@ def live_verdict(
     is_policy = card.type == ModelType.REINFORCEMENT_LEARNING
     if target is None and not is_policy:
         return _none("not_applicable", "there is no live verdict on scores and feature sets: they bet on nothing")
-    if target is not None and target.measure == "follow":
-        return _none("insufficient_data", "whether a primary was rightly followed is not judged live: compare replays")
     if target is not None and target.measure == "market_regime" and not set(card.symbols) <= set(rules.regimes):
         return _none("insufficient_data", "its bundle does not keep the regimes' rule of each symbol: train it again")
-    if target is None and not set(card.symbols) <= set(rules.costs):
+    follows = target is not None and target.measure == "follow"
+    if target is not None and follows and not target.is_traded(card.fill or "next_open"):
+        return _none("not_applicable", "its label is not what a position earns; leave `label.start` out")
+    if (is_policy or follows) and not set(card.symbols) <= set(rules.costs):
         return _none("insufficient_data", "its bundle does not keep the costs of each symbol: train it again")
-    periods: list[Period] = list(
-        policy_periods(card, answers_of, store, rules.costs)
-        if target is None
-        else _forecasts(card, target, answers_of, store, rules.regimes)
-    )
+    periods: list[Period]
+    if target is None:
+        periods = list(policy_periods(card, answers_of, store, rules.costs))
+    elif follows:
+        periods = list(follower_periods(card, answers_of, store, rules.costs))
+    else:
+        periods = list(_forecasts(card, target, answers_of, store, rules.regimes))
     return _found(periods, horizon=1 if target is None else target.horizon)
 
 

@@ -1,5 +1,7 @@
 """Policy evidence: what a live policy's timely answers earned by the store's bars, beside being flat and holding on.
 
+A follower's answers (meta-labelling) earned what they did beside its primary's side at every bar, and the same thinned.
+
 An answer says which position follows for one who holds -1, 0 and 1, so the walk needs no caller's positions: it begins
 flat at the first timely answer and takes at each bar what follows from the position that it holds itself. Each step is
 paid by the one rule for fills (`market/trading_series.py`): filled at the next bar's open, or the next fixing, net of
@@ -30,6 +32,7 @@ from ml_workbench_service.market.outcomes.live_evidence import (
     timely,
 )
 from ml_workbench_service.market.trading_series import (
+    Positions,
     StackedBars,
     TradingSeries,
     build_trading_series,
@@ -39,6 +42,8 @@ from ml_workbench_service.market.trading_series import (
 
 BASELINES: Mapping[str, int] = {"flat": 0, "buy_and_hold": 1}
 """By the position that each holds."""
+PRIMARY, THINNED = "primary", "thinned"
+"""What a follower is compared with."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +81,72 @@ class PolicyPeriod:
 
     def gains(self) -> dict[str, tuple[Floats, Floats]]:
         """By baseline: net log return of each step beside its own, to be tested and to be larger."""
-        net_N = self._net(self._positions())
+        net_N = self.net(self.positions())
         found = {}
         for name, position in BASELINES.items():
-            gained_N = net_N - self._net(np.full(len(self.rows_N), position, dtype=np.int64))
+            gained_N = net_N - self.net(np.full(len(self.rows_N), position, dtype=np.int64))
             found[name] = (gained_N, gained_N)
         return found
 
-    def _positions(self) -> Ints:
+    def positions(self) -> Ints:
+        """(N,) what the walk holds, flat where a segment starts."""
         held, found = 0, []
         for starts, actions in zip(segment_starts(self.rows_N).tolist(), self.actions_N3.tolist(), strict=True):
             held = actions[1 + (0 if starts else held)]
             found.append(held)
         return np.array(found, dtype=np.int64)
 
-    def _net(self, positions_N: Ints) -> Floats:
-        held_N = np.concatenate([[0], positions_N[:-1]])
+    def net(self, positions_N: Positions) -> Floats:
+        """(N,) net log return of each step of whoever holds this."""
+        held_N = np.concatenate([np.zeros(1, dtype=positions_N.dtype), positions_N[:-1]])
         held_N[segment_starts(self.rows_N)] = 0
         return step_rewards(self.series, self.rows_N, held_N=held_N, position_N=positions_N)
+
+
+@dataclass(frozen=True)
+class FollowerPeriod:
+    """One symbol's decisions of a follower, beside its primary's at the same bars (meta-labelling).
+
+    The baselines are its card's: the primary's side at every bar, and the same as large as the share of its sides that
+    is followed, so that whoever skips a losing primary blindly shows nothing.
+
+    Attributes:
+        own: its walk.
+        primary: the walk of whoever always takes the primary's side; abstentions are the follower's.
+    """
+
+    own: PolicyPeriod
+    primary: PolicyPeriod
+
+    @property
+    def moment_ms_M(self) -> Ints:
+        """As `PolicyPeriod`'s, like all that follows."""
+        return self.own.moment_ms_M
+
+    @property
+    def num_bars(self) -> int:
+        return self.own.num_bars
+
+    @property
+    def num_answered(self) -> int:
+        return self.own.num_answered
+
+    @property
+    def too_late_since_ms(self) -> int | None:
+        return None
+
+    def until(self, moment_ms: int) -> Self:
+        return replace(self, own=self.own.until(moment_ms), primary=self.primary.until(moment_ms))
+
+    def gains(self) -> dict[str, tuple[Floats, Floats]]:
+        taken_N, side_N = self.own.positions(), self.primary.positions()
+        has_side_N, net_N = side_N != 0, self.own.net(taken_N)
+        share = float(np.mean(taken_N[has_side_N] != 0)) if has_side_N.any() else 0.0
+        found = {}
+        for name, size in ((PRIMARY, 1.0), (THINNED, share)):
+            gained_N = net_N - self.own.net(np.asarray(size * side_N, dtype=np.float64))
+            found[name] = (gained_N, gained_N)
+        return found
 
 
 def policy_periods(
@@ -107,6 +160,34 @@ def policy_periods(
     Args:
         costs: resolved, as the version was published with.
     """
+    for answers, table in _answered(card, answers_of, store):
+        assert answers.actions_N3 is not None, "others are not among them"
+        period = _period(answers, answers.actions_N3, table, costs[table.symbol])
+        if period is not None:
+            yield period
+
+
+def follower_periods(
+    card: ModelCard,
+    answers_of: Callable[[str], LiveAnswers],
+    store: FeatureStore,
+    costs: Mapping[str, Costs],
+) -> Iterator[FollowerPeriod]:
+    """`policy_periods` of a follower's answers: what it takes is the primary's side, or nothing."""
+    for answers, table in _answered(card, answers_of, store):
+        side_N3 = answers.actions_N3
+        assert side_N3 is not None, "others are not among them"
+        skips_N = ~answers.abstains_N & (answers.prediction_N == 0) & (side_N3 != UNKNOWN_ACTION).all(axis=1)
+        own = _period(answers, np.where(skips_N[:, None], 0, side_N3), table, costs[table.symbol])
+        primary = _period(answers, side_N3, table, costs[table.symbol])
+        if own is not None and primary is not None:
+            yield FollowerPeriod(own, primary)
+
+
+def _answered(
+    card: ModelCard, answers_of: Callable[[str], LiveAnswers], store: FeatureStore
+) -> Iterator[tuple[LiveAnswers, FeatureTable]]:
+    """Each symbol's answers that say what follows, and its bars."""
     bar_ms = TIMEFRAMES_MS[card.timeframe]
     for symbol in card.symbols:
         answers = answers_of(symbol)
@@ -117,23 +198,20 @@ def policy_periods(
         def fetch(names: list[str], symbol: str = symbol, start_ms: int = start_ms) -> list[FeatureTable]:
             return store.fetch([symbol], card.timeframe, start_ms=start_ms, end_ms=None, features=names)
 
-        period = _period(answers, fetch_with_opens(fetch, ["close"])[0], costs[symbol])
-        if period is not None:
-            yield period
+        yield answers, fetch_with_opens(fetch, ["close"])[0]
 
 
-def _period(answers: LiveAnswers, table: FeatureTable, costs: Costs) -> PolicyPeriod | None:
-    assert answers.actions_N3 is not None, "only policies' answers say what follows"
+def _period(answers: LiveAnswers, actions_N3: Ints, table: FeatureTable, costs: Costs) -> PolicyPeriod | None:
     bar_ms = TIMEFRAMES_MS[table.timeframe]
     chosen, row_M = timely(answers, table, bar_ms)
-    has_told_M = (answers.actions_N3[chosen] != UNKNOWN_ACTION).all(axis=1)
+    has_told_M = (actions_N3[chosen] != UNKNOWN_ACTION).all(axis=1)
     chosen, row_M = chosen[has_told_M], row_M[has_told_M]
     series = _series(table, costs)
     if not len(row_M):
         return None
     rows_N = series.payable(np.arange(row_M[0], len(table)))
     actions_B3 = np.tile(np.array([-1, 0, 1], dtype=np.int64), (len(table), 1))  # who is not told holds on
-    actions_B3[row_M] = answers.actions_N3[chosen]
+    actions_B3[row_M] = actions_N3[chosen]
     last = len(table) - 1 - series.delay - 1
     num_bars = max(last + 1 - int(row_M[0]), 0)
     return PolicyPeriod(

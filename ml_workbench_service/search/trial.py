@@ -7,6 +7,7 @@ Legend: R rows of all symbols, N rows of one table.
 """
 
 import dataclasses
+import json
 import logging
 import math
 import time
@@ -38,6 +39,7 @@ from ml_workbench_service.learning.interfaces.dataset import (
     problem_for,
 )
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
+from ml_workbench_service.learning.interfaces.primary import Primary
 from ml_workbench_service.market.features.derivation import columns_of
 from ml_workbench_service.market.performance import annual
 from ml_workbench_service.search.space import FEATURES, choice_label, trial_request
@@ -129,6 +131,7 @@ class TrialMaker:
     Args:
         base: what every trial is a variation of.
         plan: what the API decided for the base, and for each choice of features.
+        open_primary: opens the version that a plan pins, of meta-labelling; None where it pins none.
     """
 
     def __init__(
@@ -139,16 +142,21 @@ class TrialMaker:
         job_id: str,
         store: FeatureStore,
         accelerator: Accelerator,
+        open_primary: Callable[[Mapping[str, Any]], Primary | None],
     ) -> None:
         self._base, self._plan, self._job_id = base, plan, job_id
+        self._open_primary = open_primary
+        self._primaries: dict[object, Primary | None] = {}
         self._store, self._accelerator = store, accelerator
         self._tables: dict[object, list[FeatureTable]] = {}
         self._problems: dict[object, TrainingProblem] = {}
 
     def order(self, params: Mapping[str, Any]) -> TrainingOrder:
         """What these parameters mean; raises DataValidationError where they make no training together."""
-        request = trial_request(self._base, params)
-        return TrainingOrder.of(request, self.plan(params), job_id=self._job_id, store=self._store)
+        request, plan = trial_request(self._base, params), self.plan(params)
+        # of one version with other features of its follower: what it is asked is the same, what is read beside is not
+        primary = _kept(self._primaries, json.dumps(plan.get("primary")), lambda: self._open_primary(plan))
+        return TrainingOrder.of(request, plan, job_id=self._job_id, store=self._store, primary=primary)
 
     def plan(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The base's plan with a trial's choice of features."""
@@ -212,6 +220,7 @@ class TrialMaker:
             order.targets,
             order.family.lookback,
             order.candidates,
+            None if order.primary is None else order.primary.reference.reads,
         )
         return _kept(self._problems, key, lambda: without_future(problem_for(order, self.data(order))))
 

@@ -66,6 +66,11 @@ class ServedModel:
         return "fp32" if self.precision_reason else self.card.precision
 
     @cached_property
+    def record_outputs(self) -> tuple[str, ...]:
+        """Names of a record's `outputs`."""
+        return (*self.card.outputs, *self.decoder.further_outputs)
+
+    @cached_property
     def making(self) -> Making:
         """What the ledger must know to find out what came true."""
         target = self.target if self.decoder.foretells else None

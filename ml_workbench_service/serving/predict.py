@@ -345,7 +345,7 @@ def finish(
             "label": None if stated is None else stated.label,
             "direction": "hold" if stated is None else stated.direction,
             "confidence": None if stated is None else stated.confidence,
-            "outputs": dict.fromkeys(card.outputs) if stated is None else {**stated.outputs},
+            "outputs": dict.fromkeys(model.record_outputs) if stated is None else {**stated.outputs},
             "interval": None if stated is None else stated.interval,
             "novelty": novelty,
             "drivers": () if stated is None else stated.drivers,

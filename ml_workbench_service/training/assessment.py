@@ -18,6 +18,10 @@ from ml_workbench_service.learning.data.windows import Windows, evenly
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 
 MOST_NOVELTY_WINDOWS = 50_000
+WHOLE_PRIMARY = (
+    "a follower's graph runs its primary in float32: in int8 the side would not be what the primary itself says"
+)
+"""Why no follower answers in int8; its classifier is small beside the primary's windows, one for each of its rows."""
 Decisions = Callable[[Floats, Ints, TrainingProblem], np.ndarray]
 """What outputs (N, K) of the windows that end there lead to."""
 
@@ -29,6 +33,8 @@ def decide_on_int8(
 
     What was accepted here is measured again on other processors: the windows to do so are kept beside it.
     """
+    if problem.primary is not None:
+        return Quantization(accepted=False, reason=WHOLE_PRIMARY), None
     if not trained.can_quantize:
         return Quantization(accepted=False, reason="this family's answers are not put into int8"), None
     windows = problem.windows

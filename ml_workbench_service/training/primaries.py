@@ -5,12 +5,15 @@ those rows it has seen the answers to. A follower is trained on what came later 
 are left out, labels were purged at that border, and no window reaches back over it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from common_lib.exceptions import BundleDamagedError, DataValidationError, NotFoundError
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import SIDED, ModelType, PrimaryReference, TrainRequest, parse_target
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.learning.networks.followed.estimates import FollowerEstimate
+from ml_workbench_service.learning.networks.followed.primary import PublishedPrimary
 from ml_workbench_service.market.features.derivation import Derivation
 
 PATH = "body.meta.primary"
@@ -75,9 +78,22 @@ def with_the_primarys(
     return joined, reference.model_copy(update={"reads": own.features or card.features})
 
 
-def primary_lookback(registry: FolderModelRegistry, reference: PrimaryReference) -> int:
-    """Rows that the primary reads at once."""
-    return registry.card(reference.model_id, reference.version).lookback
+def estimate_of(registry: FolderModelRegistry, reference: PrimaryReference) -> FollowerEstimate:
+    """What following this version takes; its `card` says how many rows it reads at once."""
+    return FollowerEstimate.of(registry.card(reference.model_id, reference.version), reference)
+
+
+def opened_primary(plan: Mapping[str, Any], registry: FolderModelRegistry) -> PublishedPrimary | None:
+    """The version that a job's plan pins, verified and opened; None where it pins none.
+
+    Raises:
+        BundleDamagedError, VersionNotFoundError: it is not there any more, or not what it was.
+    """
+    if "primary" not in plan:
+        return None
+    reference = PrimaryReference.model_validate(plan["primary"])
+    name = (reference.model_id, reference.version)
+    return PublishedPrimary.load(registry.folder(*name), registry.card(*name), reference)
 
 
 def _published(registry: FolderModelRegistry, model_id: str, version: str) -> tuple[ModelCard, dict[str, Any], str]:

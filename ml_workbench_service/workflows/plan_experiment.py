@@ -41,7 +41,7 @@ from ml_workbench_service.training import tasks as tasks
 
 NUM_TRIALS = 20
 """Where the request says nothing: ten at random, ten by what they have shown."""
-OF_FEATURES = ("features", "expressions", "selected_until_ms")
+OF_FEATURES = ("features", "expressions", "selected_until_ms", "primary")
 UNRECORDED = (ModelType.ANOMALY_DETECTION, ModelType.FEATURE_ENGINEERING)
 IDLE_GB = 0.6
 """Of the process that leads trials in other processes."""
@@ -122,7 +122,7 @@ def plan_experiment(
     base = request.base
     if isinstance(base, RecordingRequest):
         return _plan_grid(request, base, workbench)
-    family = _of_base(lambda: _family(base))
+    family = _of_base(lambda: family_for(base.model_type, base.family))
     found = dimensions(request.search_space, base, family.Hyperparameters)
     size = grid_size(found) if request.sampler == "grid" else None
     num_trials = request.num_trials or size or NUM_TRIALS
@@ -314,12 +314,3 @@ def _most_steps(family: type[AnyFamily], base: TrainRequest, found: Sequence[Dim
 def _features_of(planned: PlannedTraining) -> dict[str, Any]:
     """What the plan of a choice of features says of them."""
     return {name: value for name, value in planned.to_json().items() if name in OF_FEATURES}
-
-
-def _family(base: TrainRequest) -> type[AnyFamily]:
-    """The family whose hyper-parameters are searched; raises DataValidationError of a follower."""
-    if base.meta is not None:
-        raise DataValidationError.at(
-            "body.meta", "experiments train no followers; leave `meta` out, and train one by POST /api/v1/models/train"
-        )
-    return family_for(base.model_type, base.family)

@@ -31,13 +31,14 @@ from ml_workbench_service.learning.interfaces.dataset import followed_request
 from ml_workbench_service.learning.interfaces.differentials import YEAR_MS, power_before
 from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
 from ml_workbench_service.learning.interfaces.task import task_for, task_of
+from ml_workbench_service.learning.networks.followed.estimates import FollowerEstimate
 from ml_workbench_service.market.calendar import DAY_MS, WEEK_OPEN_MS, num_expected_bars
 from ml_workbench_service.market.costs import check_costs
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.training import tasks as tasks
 from ml_workbench_service.training.named_features import check_bars, check_set_name, resolve_features
-from ml_workbench_service.training.primaries import primary_lookback, primary_of, with_the_primarys
+from ml_workbench_service.training.primaries import estimate_of, primary_of, with_the_primarys
 
 RESOLVED = ("family", "timeframe", "hyperparameters", "features", "expressions")
 """Of a plan: what it made of the request's own words."""
@@ -113,10 +114,11 @@ def plan_training(
     derivation = resolve_features(
         request if primary is None else asked, workbench.feature_store, workbench.registry, timeframe=timeframe
     )
-    lookback = family.lookback
+    lookback, followed = family.lookback, None
     if primary is not None:
         derivation, primary = with_the_primarys(derivation, workbench.registry, primary)
-        lookback += primary_lookback(workbench.registry, primary) - 1
+        followed = estimate_of(workbench.registry, primary)
+        lookback += followed.card.lookback - 1
     reads = derivation.features if primary is None else primary.reads
     family.check_features(len(reads))
     family.check_request(request, reads)
@@ -127,9 +129,9 @@ def plan_training(
     _check_range(request, lookback, timeframe, reach=reach)
     model_id = request.model_id or slug(request.name)
     _check_type(request, model_id, workbench)
-    estimate = _estimate(request, family, timeframe, derivation)
+    estimate = _estimate(request, family, timeframe, derivation, followed)
     if estimate.memory_gb > max_memory_gb:
-        raise _too_large(request, family, estimate, max_memory_gb, derivation)
+        raise _too_large(request, family, estimate, max_memory_gb, derivation, followed)
     newest_ms = check_served(
         workbench.feature_store, request.symbols, timeframe,
         start=request.start_date, end=request.end_date, as_of=request.as_of,
@@ -350,19 +352,26 @@ def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinis
     return request.version
 
 
-def _estimate(request: TrainRequest, family: AnyFamily, timeframe: str, derivation: Derivation) -> TrainingEstimate:
+def _estimate(
+    request: TrainRequest, family: AnyFamily, timeframe: str, derivation: Derivation, followed: FollowerEstimate | None
+) -> TrainingEstimate:
     bars = num_expected_bars(to_ms(request.start_date), to_ms(request.end_date), timeframe)
     num_rows, num_features = bars * len(request.symbols), len(derivation.features)
     num_read = len(derivation.base_columns) if derivation.expressions else 0  # columns that no network sees
     data = num_rows * (num_features + num_read + 8) * ROW_BYTES * ROW_COPIES
-    memory = WORKER_BYTES + family.library_bytes + data + family.memory_bytes(num_rows, num_features)
-    num_train = int(num_rows * (1 - request.validation_split))
+    split, num_train = request.validation_split, int(num_rows * (1 - request.validation_split))
+    if followed is None:
+        own_bytes, once_s = family.memory_bytes(num_rows, num_features), family.seconds(num_train)
+    else:
+        own_bytes = followed.memory_bytes(family, num_rows)
+        once_s = followed.seconds(family, num_windows=num_train, num_rows=num_rows, split=split)
+    memory = WORKER_BYTES + family.library_bytes + data + own_bytes
     repeats = len(request.seeds) + 0.75 * _num_folds(request)  # folds see half to all of the data before the test part
     return TrainingEstimate(
         memory_gb=round(memory / 1e9, 2),
-        duration_s=round(family.seconds(num_train) * repeats + num_rows * derivation.work * EVALUATION_S, 1),
+        duration_s=round(once_s * repeats + num_rows * derivation.work * EVALUATION_S, 1),
         num_windows=max(0, bars - derivation.history) * len(request.symbols),
-        power=_power(request, num_test=bars * request.validation_split * windows.SPLIT_SHARES["test"]),
+        power=_power(request, num_test=bars * split * windows.SPLIT_SHARES["test"]),
     )
 
 
@@ -392,6 +401,7 @@ def _too_large(
     estimate: TrainingEstimate,
     max_memory_gb: float,
     derivation: Derivation,
+    followed: FollowerEstimate | None,
 ) -> InsufficientMemoryError:
     """The error with the cheapest change that fits; `details.change` is what to merge into the request's body."""
     timeframe = request.timeframe_for(request.parsed_targets())
@@ -399,7 +409,7 @@ def _too_large(
     for change in _smaller(request, family):
         settings = family.hyperparameters.model_dump() | change.get("hyperparameters", {})
         asked = request.model_copy(update={"start_date": change.get("start_date", request.start_date)})
-        smaller = _estimate(asked, type(family)(settings), timeframe, derivation)
+        smaller = _estimate(asked, type(family)(settings), timeframe, derivation, followed)
         if smaller.memory_gb <= max_memory_gb:
             break
     else:

@@ -37,6 +37,7 @@ from ml_workbench_service.search.worker_pool import OpenMaker
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.training import tasks as tasks
 from ml_workbench_service.training.pipeline import TrainingDependencies, produce
+from ml_workbench_service.training.primaries import opened_primary
 
 BYTES_PER_GB = 1_000_000_000
 
@@ -228,6 +229,7 @@ def _maker(spec: JobSpec, base: TrainRequest, workbench: Workbench) -> TrialMake
         job_id=spec.id,
         store=workbench.feature_store,
         accelerator=accelerators.choose(workbench.accelerator),
+        open_primary=lambda plan: opened_primary(plan, workbench.registry),
     )
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from ml_workbench_service import accelerators
 from ml_workbench_service import families as families  # loading the packages registers every family and task
 from ml_workbench_service.contracts.jobs import JobSpec, Report
-from ml_workbench_service.contracts.training import PrimaryReference, TrainRequest
+from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.learning.interfaces.dataset import TrainingOrder, assemble, fetch
-from ml_workbench_service.learning.networks.followed.primary import PublishedPrimary
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.training import tasks as tasks
 from ml_workbench_service.training.pipeline import TrainingDependencies, produce
+from ml_workbench_service.training.primaries import opened_primary
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     store = workbench.feature_store
     order = TrainingOrder.of(
         TrainRequest.model_validate(spec.request), spec.plan, job_id=spec.id, store=store,
-        primary=_primary(spec, workbench),
+        primary=opened_primary(spec.plan, workbench.registry),
     )  # fmt: skip
     report.say("fetching features")
     tables = fetch(order, store)
@@ -46,16 +46,3 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     )
     produce(order, data, spec, dependencies)
     return result
-
-
-def _primary(spec: JobSpec, workbench: Workbench) -> PublishedPrimary | None:
-    """The version whose side is followed, opened; None where the plan names none.
-
-    Raises:
-        BundleDamagedError, VersionNotFoundError: it is not there any more, or not what it was.
-    """
-    if "primary" not in spec.plan:
-        return None
-    reference = PrimaryReference.model_validate(spec.plan["primary"])
-    name = (reference.model_id, reference.version)
-    return PublishedPrimary.load(workbench.registry.folder(*name), workbench.registry.card(*name), reference)

@@ -312,6 +312,47 @@ def test_bars_that_a_policy_was_not_asked_about_are_missing() -> None:
     assert found.missing_share == pytest.approx(0.1, rel=0.4)
 
 
+FOLLOWER = model_card(target="follow_1h", type="classification", outputs=("skip", "follow", "primary_price_change_1h"))
+
+
+def follower_answers(side: Floats, follows: Floats) -> LiveAnswers:
+    """Of a follower whose primary says `side` at each bar, 0 where it says nothing, and who acts on it where it may."""
+    made = policy_answers(side)
+    taken = np.where(follows, side, 0.0)[HISTORY:]
+    return replace(made, prediction_N=taken[: len(made.as_of_ms_N)])
+
+
+@pytest.mark.parametrize("earns", [True, False], ids=["a primary that earns", "a primary that loses"])
+def test_a_follower_that_knows_when_its_primary_is_right_has_skill(earns: bool) -> None:
+    """Beside the primary always, and beside it thinned to the share that is followed."""
+    chance = np.random.default_rng(3)
+    right = chance.random(NUM) < (0.6 if earns else 0.4)
+    side = np.where(right, ahead(), -ahead())
+    found = live_verdict(
+        FOLLOWER, lambda _: follower_answers(side, right | (chance.random(NUM) < 0.1)), store(), LiveRules(costs=COSTS)
+    )
+    assert (found.verdict, found.next_at) == ("skill", 2 * FIRST_LIVE_MOMENTS)
+    assert found.baseline in ("primary", "thinned")
+
+
+@pytest.mark.parametrize("right", [0.3, 0.7], ids=["a primary that loses", "a primary that earns"])
+def test_a_follower_that_skips_blindly_has_shown_nothing(right: float) -> None:
+    chance = np.random.default_rng(4)
+    side = np.where(chance.random(NUM) < right, ahead(), -ahead())
+    found = live_verdict(
+        FOLLOWER, lambda _: follower_answers(side, chance.random(NUM) < 0.5), store(), LiveRules(costs=COSTS)
+    )
+    assert found.verdict == "insufficient_data"
+    assert "nothing is proved" in found.reason
+
+
+def test_followers_answers_without_their_primarys_side_are_no_evidence() -> None:
+    old = follower_answers(ahead(), np.ones(NUM))
+    old = replace(old, actions_N3=np.full((len(old.as_of_ms_N), 3), UNKNOWN_ACTION))
+    found = live_verdict(FOLLOWER, lambda _: old, store(), LiveRules(costs=COSTS))
+    assert (found.verdict, found.num_answered) == ("insufficient_data", 0)
+
+
 def test_labels_that_begin_at_the_fill_are_settled_from_there() -> None:
     """A forecast of the move after the fill is skill where the card says so, and none where it says the close."""
     moved = KNOWING[1:]

@@ -1,4 +1,4 @@
-"""Bars on which a primary's side pays in one regime alone, and requests for it and its follower.
+"""Bars on which a primary's side pays in one regime alone, requests for it and its follower, and both trained.
 
     return(t + 1) = deviation x (edge(t) · signal(t) + noise(t + 1))     edge: `PAYS` where regime(t) > 0, else `COSTS`
 
@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 
 from ml_workbench_service.contracts.contract import iso_of_ms
-from tests.trained_models import DEVIATION, injected_bars
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.resources import Workbench
+from tests.trained_models import DEVIATION, injected_bars, open_bench, train_model
 
 PAYS, COSTS, EVERYWHERE = 0.9, -0.4, 0.3
 NUM_BARS = 9_000
@@ -44,3 +46,21 @@ def write_bars(folder: Path, *, seed: int, is_planted: bool) -> None:
     pl.DataFrame({**stamps, **columns, "close": close, "signal": signal, "regime": regime}).write_csv(
         folder / "EURUSD_1h.csv"
     )
+
+
+def bench_with_primary(folder: Path, *, seed: int, is_planted: bool) -> Workbench:
+    """Bars, and a linear forecast of the next bar by the signal, fitted on the first months."""
+    bench = open_bench(folder)
+    write_bars(folder / "bars", seed=seed, is_planted=is_planted)
+    train_model(bench, "primary", checkpoint=folder / "primary", **unnamed(PRIMARY))
+    return bench
+
+
+def unnamed(body: dict[str, Any]) -> dict[str, Any]:
+    """What `train_model` takes of a request."""
+    return {name: value for name, value in body.items() if name not in ("name", "model_id")}
+
+
+def train_follower(bench: Workbench, folder: Path, model_id: str = "follower", **changes: Any) -> ModelCard:
+    """As `FOLLOW`, with changes."""
+    return train_model(bench, model_id, checkpoint=folder / model_id, target=None, **unnamed({**FOLLOW, **changes}))

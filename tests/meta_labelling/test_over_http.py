@@ -94,12 +94,33 @@ def test_what_cannot_be_followed_is_refused(client: httpx.Client, changes: dict[
     assert paths(assert_failure(answer, 422, "DATA_VALIDATION_ERROR")) == [place]
 
 
-def test_experiments_reasons_and_labels_of_followers_are_refused(client: httpx.Client) -> None:
-    base = {**FOLLOW, "model_id": "searched"}
-    search = {"name": "Search", "base": base, "search_space": {"hyperparameters.num_leaves": {"choices": [4, 8]}}}
+def test_a_follower_of_trees_says_what_moved_it(client: httpx.Client) -> None:
+    """Its own features, and what its primary says; they add up to the classes' logits."""
+    signal = [1.0, -1.0, 1.0, -1.0, 1.0]
+    body = {
+        "features": {"signal": signal, "regime": [0.1, 0.2, -0.3, 0.4, 1.5]}, "symbol": "EUR/USD", "timeframe": "1h",
+        "as_of": "2021-08-03T10:00:00Z",
+    }  # fmt: skip
+    answer = client.post("/api/v1/models/follower/predict", params={"explain": True}, json=body)
+    assert answer.status_code == 200, answer.text
+    told, outputs = answer.json()["explanation"], answer.json()["outputs"]
+    assert told["unit"] == "logit"
+    assert [each["output"] for each in told["outputs"]] == ["skip", "follow"]
+    follow = told["outputs"][1]
+    assert set(follow["contributions"]) == {"regime", "primary_price_change_1h"}
+    assert next(iter(follow["contributions"])) == "regime"
+    assert follow["contributions"]["regime"] > 0
+    for each in told["outputs"]:
+        assert each["base"] + sum(each["contributions"].values()) == pytest.approx(each["raw"], abs=1e-6)
+    lead = told["outputs"][1]["raw"] - told["outputs"][0]["raw"]
+    assert (lead > 0) == (outputs["follow"] > outputs["skip"])
+    assert outputs["primary_side"] == 1.0
+
+
+def test_a_follower_is_searched_for(client: httpx.Client) -> None:
+    base = {**FOLLOW, "model_id": "searched", "hyperparameters": {"lookback": 3, "num_iterations": 20}}
+    search = {
+        "name": "Search", "base": base, "sampler": "grid", "search_space": {"num_leaves": {"choices": [4, 8]}},
+    }  # fmt: skip
     answer = client.post("/api/v1/experiments", json=search)
-    assert answer.status_code == 422, answer.text
-    body = {"features": {"signal": [1.0] * 5, "regime": [1.0] * 5}, "symbol": "EUR/USD", "timeframe": "1h"}
-    explained = client.post("/api/v1/models/follower/predict", params={"explain": True}, json=body)
-    assert explained.status_code == 422, explained.text
-    assert "two networks" in explained.text
+    assert answer.status_code == 202, answer.text

@@ -14,40 +14,29 @@ from scipy.stats import binom
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.contracts.prediction import PredictRequest
+from ml_workbench_service.contracts.prediction import PRIMARY_SIDE, PredictRequest
 from ml_workbench_service.contracts.training import TrainRequest, parse_target
+from ml_workbench_service.integrations.prediction_ledger.rows import entries_of, entry_of
 from ml_workbench_service.learning.data.scaling import RowScaler
 from ml_workbench_service.learning.data.windows import Borders, Windows
 from ml_workbench_service.learning.decoders.decoder import DecodingRun
 from ml_workbench_service.learning.decoders.follow import FollowDecoder
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
+from ml_workbench_service.learning.networks.boosted_trees.explanations import TreeExplainer
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
-from ml_workbench_service.serving.predict import Circumstances, answer
+from ml_workbench_service.serving.predict import Circumstances, answer, answered, prepare
 from ml_workbench_service.serving.request_to_windows import question_of
+from ml_workbench_service.serving.runs.answering import answer_run
+from ml_workbench_service.serving.runs.questions import QuestionRun
 from ml_workbench_service.training.tasks import following
 from ml_workbench_service.workflows.plan_training import plan_training
-from tests.meta_labelling.followed_bars import FOLLOW, PRIMARY, write_bars
-from tests.trained_models import DEVIATION, injected_bars, loaded, open_bench, train_model
+from tests.meta_labelling.followed_bars import FOLLOW, PRIMARY, bench_with_primary, train_follower
+from tests.trained_models import DEVIATION, injected_bars, loaded, train_model
 
-
-def bench_with_primary(folder: Path, *, seed: int, is_planted: bool) -> Workbench:
-    """Bars, and a linear forecast of the next bar by the signal, fitted on the first months."""
-    bench = open_bench(folder)
-    write_bars(folder / "bars", seed=seed, is_planted=is_planted)
-    train_model(bench, "primary", checkpoint=folder / "primary", **_unnamed(PRIMARY))
-    return bench
-
-
-def _unnamed(body: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if name not in ("name", "model_id")}
-
-
-def train_follower(bench: Workbench, folder: Path, model_id: str = "follower", **changes: Any) -> ModelCard:
-    """As `FOLLOW`, with changes."""
-    return train_model(bench, model_id, checkpoint=folder / model_id, target=None, **_unnamed({**FOLLOW, **changes}))
+QUICK = {"lookback": 3, "num_iterations": 20}
 
 
 @dataclass(frozen=True)
@@ -141,6 +130,44 @@ def test_runs_are_decoded_as_windows_alone(planted: Trained) -> None:
         )  # fmt: skip
         assert one.outputs == found.outputs.value(row)
         assert (one.confidence, one.strength) == (found.confidence.value(row), found.strength.value(row))
+
+
+def test_trees_say_what_moved_them_and_their_primarys_word_is_one_of_the_reasons(planted: Trained) -> None:
+    """Shapley values of what the classifier reads add up to its logits, of several seeds in the mean."""
+    both = train_follower(planted.bench, planted.folder, "both", seeds=[0, 1], hyperparameters=QUICK)
+    rows_NTF = np.random.default_rng(2).standard_normal((40, planted.card.lookback, 2)).astype(np.float32)
+    for card in (planted.card, both):
+        explainer = TreeExplainer(planted.bench.registry.folder(card.id, card.version), card.digest)
+        told_NKF = explainer.contributions(rows_NTF)
+        assert told_NKF.shape == (40, 2, 1 + 1 + 1)  # the regime, the primary's forecast, and the base
+        logits_NK = loaded(planted.bench, card).float32.predict(rows_NTF).outputs_NK[:, :2]
+        np.testing.assert_allclose(told_NKF.sum(axis=2), logits_NK, atol=1e-5)
+        assert np.abs(told_NKF[:, 1, 0]).mean() > np.abs(told_NKF[:, 1, 1]).mean()
+
+
+def test_followers_answer_in_float32_and_their_cards_say_why(planted: Trained) -> None:
+    assert not planted.card.quantization.accepted
+    assert "not be what the primary itself says" in planted.card.quantization.reason
+
+
+def test_the_ledger_keeps_the_primarys_side(planted: Trained) -> None:
+    """Whether it is followed or not: live evidence is judged beside it."""
+    model = loaded(planted.bench, planted.card)
+    now_ms = to_ms(datetime(2021, 6, 16, 10, tzinfo=UTC))
+    for regime in (1.5, -1.5):
+        columns = {"signal": [1.0] * model.card.lookback, "regime": [regime] * model.card.lookback}
+        body = {"features": columns, "as_of": iso_of_ms(now_ms), "symbol": "EUR/USD", "timeframe": "1h"}
+        question = question_of(model, PredictRequest.model_validate(body), received_ms=now_ms)
+        found = answered(model, question, Circumstances(role="champion"))
+        assert found.record.outputs[PRIMARY_SIDE] == 1.0
+        assert found.record.prediction == (1.0 if regime > 0 else 0.0)
+        entry = entry_of(found, model.making, is_sampled=True)
+        assert entry.row is not None
+        assert entry.row[1]["actions"] == "[1, 1, 1]"
+        run = answer_run(model, QuestionRun.of([prepare(model, question)]), Circumstances(role="champion"))
+        (of_run,) = entries_of(run, model.making, np.array([True]), is_new=lambda *each: True)
+        assert of_run.row is not None
+        assert of_run.row[1]["actions"] == entry.row[1]["actions"]
 
 
 @pytest.mark.parametrize("family", ["linear_classifier", "lstm_classifier"])

@@ -15,7 +15,7 @@ from ml_workbench_client.page.alarms import ServiceOverview, look
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.figure import untitled
 from ml_workbench_client.page.components.part import _PARTS, _parts_of
-from ml_workbench_client.page.components.request_form import seeds_of, target_of
+from ml_workbench_client.page.components.request_form import primaries_of, seeds_of, target_of
 from ml_workbench_client.page.components.schema_form import _read_text, resolved
 from ml_workbench_client.page.components.search_space import choices_of
 from ml_workbench_client.page.components.table import Cell, rows_of
@@ -38,6 +38,16 @@ async def test_nothing_is_wrong_with_a_service_that_works_but_for_a_live_model_w
         wrong = [each for each in found.alarms if each.kind == "bad"]
         assert not [each for each in wrong if "feature store" in each.sentence]
         assert all(each.where.startswith("/") and not each.where.startswith("//") for each in found.alarms)
+
+
+async def test_a_classifier_may_follow_the_versions_that_have_a_side(service: ServiceProcess) -> None:
+    async with AsyncWorkbench(service.url) as bench:
+        models = await bench.models().all()
+    assert primaries_of(models)["small@1.0.0"].startswith("small 1.0.0 · ")
+    (small,) = [each for each in models if each.id == "small"]
+    changes: list[dict[str, Any]] = [{"target": "volatility_1h"}, {"target": "market_regime"}, {"target": None},
+                                     {"target": "follow_1h"}, {"status": "archived"}]  # fmt: skip
+    assert primaries_of([small.model_copy(update=each) for each in changes]) == {}
 
 
 async def test_a_version_shows_the_verdict_that_it_has_today(service: ServiceProcess) -> None:

@@ -94,7 +94,7 @@ def maker_of(store: CountingStore) -> TrialMaker:
     request = TrainRequest.model_validate(base)
     choices = {choice_label(each): {"features": each} for each in (["signal"], ["signal", "return_1"])}
     plan = {"model_id": "m", "version": "1.0.0", "features": ["signal"], "feature_choices": choices}
-    return TrialMaker(request, plan, job_id="job", store=store, accelerator=Cpu())
+    return TrialMaker(request, plan, job_id="job", store=store, accelerator=Cpu(), open_primary=lambda plan: None)
 
 
 def test_data_are_fetched_once_for_each_choice_of_features(store: CountingStore) -> None:

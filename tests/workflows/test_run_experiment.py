@@ -27,7 +27,7 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.search.trial import TrialEnd, TrialMaker, TrialReport
 from ml_workbench_service.testing.synthetic import Recorder
 from ml_workbench_service.workflows import run_experiment as tune
-from ml_workbench_service.workflows.plan_experiment import plan_experiment
+from ml_workbench_service.workflows.plan_experiment import ExperimentPlan, plan_experiment
 from ml_workbench_service.workflows.plan_training import plan_training
 from ml_workbench_service.workflows.publishing.handed_in_versions import publish_handed_in
 from tests.trained_models import InjectedBars, injected_bars, open_bench, train_model
@@ -151,7 +151,10 @@ def test_no_trial_can_tell_what_came_after_its_stopping_part(
             opened, base=base, search_space={name: {"choices": [value]} for name, value in params.items()}
         )
         request = TrainRequest.model_validate(spec.request["base"])
-        maker = TrialMaker(request, spec.plan, job_id="job", store=opened.feature_store, accelerator=Cpu())
+        maker = TrialMaker(
+            request, spec.plan, job_id="job", store=opened.feature_store, accelerator=Cpu(),
+            open_primary=lambda plan: None,
+        )  # fmt: skip
         end = maker.make(0, params, TrialReport(lambda: None, lambda step, value: ""))
         border_ms = maker.data(maker.order(params)).windows.borders_ms["calibration"]
         at = end.noted and end.noted.read.at
@@ -268,6 +271,28 @@ def test_a_space_whose_costly_end_does_not_fit_is_refused_and_a_smaller_one_runs
     assert planned(needs_gb * 3 + 1)["max_parallel"] == 3
     assert planned(1000)["max_parallel"] == 8
     assert planned(1000)["num_trials"] == 20
+
+
+def test_trials_are_estimated_without_the_winners_folds_and_seeds(bench: Workbench) -> None:
+    """A trial trains once; folds and seeds are the winner's alone."""
+    plain = {"name": "x", "base": BASE, "search_space": {"learning_rate": RATES}, "num_trials": 6}
+    whole = {**plain, "base": {**BASE, "seeds": [0, 1, 2], "cv": {"scheme": "walk_forward", "folds": 4}}}
+
+    def planned(body: dict[str, Any], max_workers: int = 1) -> ExperimentPlan:
+        return plan_experiment(
+            ExperimentRequest.model_validate(body), bench, max_memory_gb=16, max_workers=max_workers,
+            plan_training=lambda each: plan_training(each, bench, unfinished=[], max_memory_gb=16),
+        )  # fmt: skip
+
+    once, often = planned(plain), planned(whole)
+    trial_s = once.details["trial_s"]
+    assert often.details["trial_s"] == trial_s == once.details["estimate"]["duration_s"]
+    alone_s = often.details["estimate"]["duration_s"]
+    assert alone_s == pytest.approx(trial_s * (3 + 0.75 * 4), abs=0.5)
+    assert often.duration_s == pytest.approx(6 * trial_s + alone_s)
+    side_by_side = planned(whole, max_workers=4)
+    assert side_by_side.duration_s == pytest.approx(2 * trial_s + alone_s), "four at a time, then two"
+    assert planned({**whole, "timeout_s": 60.0}).duration_s <= 60.0 + alone_s
 
 
 @pytest.mark.more

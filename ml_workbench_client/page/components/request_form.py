@@ -1,6 +1,7 @@
 """Request form: out of what the service can do: families with their hyper-parameters, bars, features, targets."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from ml_workbench_client.page.components.schema_form import SchemaForm
 from ml_workbench_client.page.components.table import table
 from ml_workbench_client.page.shell import Visit
 from ml_workbench_service.contracts.market_data import FeatureList
-from ml_workbench_service.contracts.models import FamilyDescription, ModelTypeList
+from ml_workbench_service.contracts.models import FamilyDescription, ModelSummary, ModelTypeList
 from ml_workbench_service.contracts.reading_reports import Series, SeriesList
 
 MEASURES = {
@@ -22,6 +23,9 @@ MEASURES = {
     "feature_engineering": ("price_change", "log_return", "direction", "volatility"),
 }
 """Of each type that has a target, those that it is used with, the usual one first; others can be written."""
+SIDES_OF = ("price_change", "log_return", "direction", "triple_barrier")
+"""Measures whose forecasts give a side that a classifier may follow."""
+NO_PRIMARY = ""
 FIRST_FEATURES = ("sma_20", "rsi_14", "macd", "bb_width_20")
 DEFAULT_SPLIT = 0.2
 EXPRESSIONS = "Choose, or write your own and press Enter: zscore(close, 50)"
@@ -34,14 +38,15 @@ class Offer:
     types: ModelTypeList
     series: SeriesList
     features: FeatureList
+    models: tuple[ModelSummary, ...]
 
 
 async def offered(visit: Visit) -> Offer:
     """What there is, asked for at once."""
-    types, series, features = await asyncio.gather(
-        visit.bench.model_types, visit.bench.data, visit.bench.feature_catalogue
+    types, series, features, models = await asyncio.gather(
+        visit.bench.model_types, visit.bench.data, visit.bench.feature_catalogue, visit.bench.models().all()
     )
-    return Offer(types, series, features)
+    return Offer(types, series, features, tuple(models))
 
 
 class RequestForm:
@@ -82,7 +87,13 @@ class RequestForm:
         self._family = ui.select([], label="Family", on_change=self._family_chosen)
         self._measure = ui.select([], label="Target", new_value_mode="add-unique")
         self._horizon = ui.number("Bars ahead", value=1, min=1, max=9999, precision=0)
-        for each in (self._name, self._type, self._family, self._measure, self._horizon):
+        self._primary = ui.select(
+            {NO_PRIMARY: "nobody: learn the target", **primaries_of(self._offer.models)}, value=NO_PRIMARY,
+            label="Follows", on_change=self._primary_chosen,
+        )  # fmt: skip
+        self._primary.props('hint="A version whose side is acted on or skipped: meta-labelling"')
+        self._primary.classes("wide-field")
+        for each in (self._name, self._type, self._family, self._measure, self._horizon, self._primary):
             each.props("outlined dense")
 
     def _data(self) -> None:
@@ -153,11 +164,16 @@ class RequestForm:
         families = self._families()
         measures = MEASURES.get(self._type.value, ())
         self._measure.set_options(list(measures), value=measures[0] if measures else None)
-        for each in (self._measure, self._horizon):
-            each.set_visibility(bool(measures))
+        self._primary.set_visibility(self._type.value == "classification")
+        self._primary_chosen()
         default = next((each.name for each in families if each.is_default), families[0].name)
         self._family.set_options([each.name for each in families], value=default)
         self._family_chosen()
+
+    def _primary_chosen(self) -> None:
+        """What a follower learns is its primary's side: it has no target of its own."""
+        for each in (self._measure, self._horizon):
+            each.set_visibility(bool(MEASURES.get(self._type.value)) and self._follows is None)
 
     def _family_chosen(self) -> None:
         found = next((each for each in self._families() if each.name == self._family.value), None)
@@ -185,6 +201,11 @@ class RequestForm:
 
     def _families(self) -> tuple[FamilyDescription, ...]:
         return next(each.families for each in self._offer.types.model_types if each.model_type == self._type.value)
+
+    @property
+    def _follows(self) -> str | None:
+        """The primary, where a classifier is to follow one."""
+        return self._primary.value or None if self._type.value == "classification" else None
 
     def _chosen(self) -> Series | None:
         listed = self._offer.series.series
@@ -215,7 +236,9 @@ class RequestForm:
             "hyperparameters": self._form.values if self._form else {},
             "seeds": seeds_of(self._seeds.value),
         }
-        if self._measure.value and MEASURES.get(self._type.value):
+        if self._follows is not None:
+            found["meta"] = {"primary": self._follows}
+        elif self._measure.value and MEASURES.get(self._type.value):
             found["target"] = target_of(str(self._measure.value), int(self._horizon.value or 1), series.timeframe)
         optional = {"model_id": self._model_id.value, "notes": self._notes.value}
         found.update({name: value for name, value in optional.items() if value})
@@ -230,6 +253,15 @@ class RequestForm:
         if self._spread.value is not None:
             found["costs"] = {"spread_pips": self._spread.value}
         return found
+
+
+def primaries_of(models: Sequence[ModelSummary]) -> dict[str, str]:
+    """The versions that a classifier may follow, as the request names them, with what is shown of each."""
+    return {
+        f"{each.id}@{each.version}": f"{each.id} {each.version} · {each.target} · {', '.join(each.symbols)}"
+        for each in models
+        if each.target is not None and each.target.rpartition("_")[0] in SIDES_OF and each.status != "archived"
+    }
 
 
 def _usual(listed: tuple[Series, ...]) -> int | None:

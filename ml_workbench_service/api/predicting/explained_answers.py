@@ -29,6 +29,7 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
 from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.decoders.follow import NUM_CLASSES
 from ml_workbench_service.learning.interfaces.family import Family
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.model_server import Chosen
@@ -101,13 +102,6 @@ async def explain_items(service: PredictState, model_id: str, items: Sequence[An
 
 def check_explains(card: ModelCard) -> None:
     """Raises DataValidationError, which names those that can, for a family that cannot explain single answers."""
-    if card.primary is not None:
-        raise DataValidationError.at(
-            "query.explain",
-            f"{card.id} follows {card.primary.model_id}@{card.primary.version}, and answers of two networks cannot be "
-            "taken apart by feature; explain the primary's",
-            code="cannot_explain",
-        )
     family = Family.known.get(card.family)
     if family is not None and family.explains_answers:
         return
@@ -150,7 +144,8 @@ async def _explanations(service: PredictState, asked: Sequence[_Asked]) -> list[
                 np.ascontiguousarray(asked[number].prepared.rows_TF, dtype="<f4").tobytes() for number in some
             )
             told = np.frombuffer(await service.tables.explain(task, windows), "<f8")
-            for number, told_KF in zip(some, told.reshape(len(some), -1, num_features + 1), strict=True):
+            num_read = len(_read_by(card))
+            for number, told_KF in zip(some, told.reshape(len(some), -1, num_read + 1), strict=True):
                 found[number] = explanation_of(model, asked[number].question.symbol, told_KF)
     return found
 
@@ -166,17 +161,26 @@ def explanation_of(model: ServedModel, symbol: str, told_KF: Floats) -> Explanat
         scale_K = np.asarray(model.scaler.symbols[symbol].label_scale_K, dtype=np.float64)
         told_KF = told_KF * np.repeat(scale_K, len(told_KF) // len(scale_K))[:, None]
     outputs = []
-    for name, told_F in zip(card.outputs, told_KF, strict=True):
+    names = _read_by(card)
+    # of a follower its own two classes are explained, and not what it passes on of its primary
+    for name, told_F in zip(card.outputs[: len(told_KF)], told_KF, strict=True):
         order = np.argsort(-np.abs(told_F[:-1]), kind="stable").tolist()
         outputs.append(
             OutputExplanation(
                 output=name,
                 base=float(told_F[-1]),
-                contributions={card.features[place]: float(told_F[place]) for place in order},
+                contributions={names[place]: float(told_F[place]) for place in order},
                 raw=float(told_F.sum()),
             )
         )
     return Explanation(unit="logit" if is_class else "target", outputs=tuple(outputs))
+
+
+def _read_by(card: ModelCard) -> tuple[str, ...]:
+    """What the trees read: the features; of a follower its own, and its primary's outputs."""
+    if card.primary is None:
+        return card.features
+    return (*card.primary.reads, *card.outputs[NUM_CLASSES:])
 
 
 def _bytes_of(record: PredictionRecord, explanation: Explanation | None) -> bytes:

@@ -6,7 +6,7 @@ predictions  one row a prediction, oldest first; some 300 bytes with its indices
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,8 @@ from ml_workbench_service.contracts.outcomes import (
     PredictionOutcome,
     RecordedPrediction,
 )
-from ml_workbench_service.contracts.prediction import Interval, PredictionRecord, Sample
-from ml_workbench_service.contracts.runs.columns import moments_ms
+from ml_workbench_service.contracts.prediction import PRIMARY_SIDE, Interval, PredictionRecord, Sample
+from ml_workbench_service.contracts.runs.columns import Nested, moments_ms
 from ml_workbench_service.contracts.runs.records import RecordRun
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.market.costs import round_trip_cost
@@ -213,7 +213,7 @@ def row_of(answered: Answered, asked: Asked) -> dict[str, Any]:
         "inputs": _bytes_of(inputs),
         "state": NONE if asked.target is None else OPEN,
         "settle_ms": due_at_ms(asked, answered_ms),
-        "actions": _actions(record),
+        "actions": _actions(record.metadata.actions_by_position, record.outputs.get(PRIMARY_SIDE)),
     }
 
 
@@ -288,9 +288,9 @@ def _whole_entries(run: RecordRun, making: Making, is_sampled_N: Bools) -> Itera
         run.bar_volatility.values(), run.reference_price.values(), run.last_rows.all(),
         strict=True,
     )  # fmt: skip
-    records = zip(*(run.column(path).values() for path in _READ), strict=True)
+    records = zip(*(run.column(path).values() for path in _READ), _primary_sides(run), strict=True)
     for values, (as_of_ms, due_ms, answered_ms, volatility, reference, inputs) in zip(records, beside, strict=True):
-        of = dict(zip(_READ, values, strict=True))
+        of = dict(zip((*_READ, PRIMARY_SIDE), values, strict=True))
         price, symbol, is_ok = of["price"], of["symbol"], of["status"] == "ok"
         asked = Asked(
             of["prediction_id"], (model_id, timeframe, symbol), as_of_ms, due_ms, bar_ms, making.horizon, price,
@@ -301,7 +301,6 @@ def _whole_entries(run: RecordRun, making: Making, is_sampled_N: Bools) -> Itera
             model_id, version, symbol, timeframe, target or "", making.target is not None, making.horizon,
             making.barrier_width,
         )  # fmt: skip
-        actions = of["metadata.actions_by_position"]
         row = {
             "prediction_id": of["prediction_id"],
             "as_of_ms": as_of_ms,
@@ -324,7 +323,7 @@ def _whole_entries(run: RecordRun, making: Making, is_sampled_N: Bools) -> Itera
             "inputs": _bytes_of(inputs),
             "state": NONE if asked.target is None else OPEN,
             "settle_ms": due_at_ms(asked, answered_ms),
-            "actions": None if actions is None else json.dumps(actions),
+            "actions": _actions(of["metadata.actions_by_position"], of[PRIMARY_SIDE]),
         }
         yield Entry(asked, (key, row), answered_ms, of["sample"] == HISTORICAL)
 
@@ -362,10 +361,20 @@ def _moment(moment_ms: int) -> Any:
     return iso_of_ms(moment_ms)
 
 
-def _actions(record: PredictionRecord) -> str | None:
-    """Of a policy: the positions that follow for one who holds -1, 0 and 1; null of other models' answers."""
-    found = record.metadata.actions_by_position
-    return None if found is None else json.dumps(found)
+def _actions(of_policy: Sequence[int] | None, side_of_primary: float | None) -> str | None:
+    """The positions that follow for one who holds -1, 0 and 1: of a policy its own, of a follower its primary's side at
+    every bar, whatever is held; null of other models' answers."""
+    if of_policy is None and side_of_primary is not None:
+        of_policy = (int(side_of_primary),) * 3
+    return None if of_policy is None else json.dumps(of_policy)
+
+
+def _primary_sides(run: RecordRun) -> Iterable[float | None]:
+    """Of a follower's answers; None of others'."""
+    outputs = run.columns["outputs"]  # of records that were made one by one it is their dictionaries
+    if isinstance(outputs, Nested) and PRIMARY_SIDE not in outputs.fields:
+        return [None] * len(run)
+    return run.column(f"outputs.{PRIMARY_SIDE}").values()
 
 
 def due_at_ms(asked: Asked, answered_ms: int) -> int | None:

@@ -169,6 +169,7 @@ class Decoder(ABC):
         abstains_when_novel: whether an input far from the training part is no ground for an answer.
         holds_positions: whether the prediction is a position, which the next answer is told of.
         foretells: whether the prediction is a value of the headline target, which may come true.
+        further_outputs: names among a record's `outputs` that are no outputs of the graph.
         sizing: by which rule what is said becomes a position; the direction's side, unless a version declares another.
     """
 
@@ -176,6 +177,7 @@ class Decoder(ABC):
     abstains_when_novel: ClassVar[bool] = True
     holds_positions: ClassVar[bool] = False
     foretells: ClassVar[bool] = False
+    further_outputs: ClassVar[tuple[str, ...]] = ()
     sizing: Sizing = PLAIN
     known: ClassVar[dict[str, type["Decoder"]]] = {}
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.contracts.prediction import Direction, Interval
+from ml_workbench_service.contracts.prediction import PRIMARY_SIDE, Direction, Interval
 from ml_workbench_service.contracts.runs.columns import Coded, Column, Nested, Numbers
 from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
 from ml_workbench_service.learning.decoders.decoder import (
@@ -53,6 +53,7 @@ class FollowDecoder(Decoder):
     """
 
     kind: ClassVar[str] = "follow"
+    further_outputs: ClassVar[tuple[str, ...]] = (PRIMARY_SIDE,)
     calibration: ClassCalibration
     primary: Decoder
     kept: Mapping[str, Any]
@@ -69,9 +70,10 @@ class FollowDecoder(Decoder):
         number, side = int(np.argmax(probabilities_C)), SIDES[said.direction]
         taken = side if number == FOLLOW else 0
         classes = dict(zip(self.calibration.classes, probabilities_C.tolist(), strict=True))
+        own = {primary_output(name): value for name, value in said.outputs.items()}
         return Decoded(
             prediction=float(taken),
-            outputs={**classes, **{primary_output(name): value for name, value in said.outputs.items()}},
+            outputs={**classes, **own, PRIMARY_SIDE: float(side)},
             direction=DIRECTIONS[taken + 1],
             confidence=float(probabilities_C[number]) if side else None,
             label=self.calibration.classes[number] if side else None,
@@ -90,6 +92,7 @@ class FollowDecoder(Decoder):
         outputs: dict[str, Column] = {
             **classes,
             **{primary_output(name): column for name, column in said.outputs.fields.items()},
+            PRIMARY_SIDE: Numbers(side_N.astype(np.float64)),
         }
         return DecodedRun(
             prediction=Numbers(taken_N.astype(np.float64)),

@@ -37,8 +37,8 @@ class LiveAnswers:
         answered_ms_N: when each was given, by the service's clock.
         break_even_N: what a move must exceed to pay for its costs.
         barrier_N: distance of a triple barrier's bounds in log price.
-        actions_N3: of policies, the position that follows for one who holds -1, 0 and 1; `UNKNOWN_ACTION` where an
-            answer does not say it.
+        actions_N3: the position that follows for one who holds -1, 0 and 1, of policies their own, of followers what
+            following their primary always would make of it; `UNKNOWN_ACTION` where an answer does not say it.
     """
 
     as_of_ms_N: Ints

@@ -244,7 +244,7 @@ def _nothing(model: ServedModel) -> DecodedRun:
     absent = {name: Coded((None,), np.zeros(0, dtype=np.int64)) for name in Interval.model_fields}
     return DecodedRun(
         prediction=nothing,
-        outputs=Nested(None, dict.fromkeys(model.card.outputs, nothing)),
+        outputs=Nested(None, dict.fromkeys(model.record_outputs, nothing)),
         direction=none,
         confidence=nothing,
         label=none,

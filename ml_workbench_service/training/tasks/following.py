@@ -25,6 +25,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.evaluation import signal_backtest
 from ml_workbench_service.evaluation.forecast_metrics import verdict_of
+from ml_workbench_service.evaluation.policy_evidence import PRIMARY, THINNED
 from ml_workbench_service.learning.calibration.class_metrics import class_frequencies, figures, log_losses, stated
 from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
 from ml_workbench_service.learning.decoders.decoder import Decoder
@@ -37,9 +38,6 @@ from ml_workbench_service.market import performance
 from ml_workbench_service.market.trading_series import Positions
 from ml_workbench_service.training.position_rules import dead_zones
 from ml_workbench_service.training.tasks.network_task import NetworkTask, Served
-
-PRIMARY, THINNED = "primary", "thinned"
-"""What following is compared with."""
 
 
 class Following(NetworkTask, follows=True):

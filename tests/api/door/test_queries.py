@@ -33,6 +33,26 @@ def test_a_truth_value_in_a_query_is_true_or_false(api: httpx.Client, text: str)
     refused(api.delete(f"{MODELS}/small/versions/9.9.9", params={"purge": text}), "query.purge")
 
 
+@pytest.mark.parametrize(
+    ("path", "params", "code"),
+    [
+        (JOBS, {"limit": "5.0"}, "no_number"),
+        (JOBS, {"limti": "5"}, "extra"),
+        (JOBS, {"limit": "0"}, "greater_than_equal"),
+        (JOBS, {"limit": "201"}, "less_than_equal"),
+        (JOBS, {"status": "asleep"}, "enum"),
+        (f"{LABELS}&k=1.", {}, "no_number"),
+        (f"{LABELS}&k=1e-310", {}, "too_small"),
+        (f"{MODELS}/small/versions/9.9.9", {"purge": "yes"}, "no_truth_value"),
+    ],
+)
+def test_each_mistake_of_a_query_has_its_code(api: httpx.Client, path: str, params: dict[str, str], code: str) -> None:
+    method = "DELETE" if "purge" in params else "GET"
+    answer = api.request(method, path, params=params or None)
+    assert answer.status_code == 422, answer.text
+    assert [each["code"] for each in answer.json()["details"]["errors"]] == [code]
+
+
 def test_what_is_written_as_json_writes_it_is_read(api: httpx.Client) -> None:
     assert len(api.get(JOBS, params={"limit": "1"}).json()["jobs"]) == 1
     for k in ("1.5", "2", "1e0"):

@@ -45,6 +45,10 @@ def cards(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> 
     for name, request in requests.items():
         cards[name] = train_model(bench, name, checkpoint=folder / f"job-{name}", **usual, **request)
         copy_version(bench.registry.folder(name, "1.0.0"), registry_of(service), name, "1.0.0")
+    linear = {**usual, "hyperparameters": {"lookback": 6, "epochs": 3}, "family": "linear"}
+    train_model(bench, "reasons_not", checkpoint=folder / "job-linear", **linear)
+    for version, name in (("1.0.0", "reasons"), ("2.0.0", "reasons_not")):
+        copy_version(bench.registry.folder(name, "1.0.0"), registry_of(service), "reasons_mixed", version)
     return cards
 
 
@@ -123,6 +127,26 @@ def test_a_batch_has_them_in_the_order_of_its_items_and_a_bad_item_fails_alone(
     whole = api.post(path, json={"items": items}, params={"enqueue": "never"}).json()["predictions"]
     assert [each.get("prediction") for each in whole] == [each.get("prediction") for each in found]
     assert all("explanation" not in each for each in whole)
+
+
+def test_items_whose_version_cannot_explain_fail_alone_beside_those_whose_can(
+    api: Any, cards: dict[str, ModelCard]
+) -> None:
+    """The whole is refused only where no item's version can."""
+    items = [body(1, version="1.0.0"), body(1, version="2.0.0"), body(2, version="1.0.0")]
+    path = "/api/v1/models/reasons_mixed/predict/batch"
+    answer = api.post(path, json={"items": items}, params={"explain": "true", "enqueue": "never"})
+    assert answer.status_code == 200, answer.text
+    trees, linear, again = answer.json()["predictions"]
+    assert_adds_up(trees["explanation"])
+    assert_adds_up(again["explanation"])
+    assert linear["error_code"] == "DATA_VALIDATION_ERROR"
+    assert [each["code"] for each in linear["details"]["errors"]] == ["cannot_explain"]
+    assert "lightgbm" in linear["error"]
+    refused = api.post(path, json={"items": items[1:2]}, params={"explain": "true", "enqueue": "never"})
+    assert_failure(refused, 422, "DATA_VALIDATION_ERROR")
+    plain = api.post(path, json={"items": items}, params={"enqueue": "never"}).json()["predictions"]
+    assert all(each["status"] == "ok" for each in plain)
 
 
 def test_a_large_body_is_explained_as_a_small_one(api: Any, cards: dict[str, ModelCard]) -> None:

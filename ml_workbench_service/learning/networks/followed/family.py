@@ -7,7 +7,7 @@ nobody who asks the version needs to know that there are two networks.
 Legend: N windows, R rows of all symbols, T rows of a window, F features, K outputs of the primary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.contracts.training import ModelType, TrainRequest
 from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale
 from ml_workbench_service.learning.data.windows import PARTS, Windows
 from ml_workbench_service.learning.decoders.follow import primary_output
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Family, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.primary import Primary
+from ml_workbench_service.learning.networks.followed.estimates import FollowerEstimate
 from ml_workbench_service.learning.networks.followed.joint import Joint
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class FollowingFamily(Family[Contract], abstract=True):
         """No shorter one: the primary is asked about whole windows, as in training."""
         return self.lookback
 
+    def check_features(self, num_features: int) -> None:
+        """The classifier's, of what it reads."""
+        self.inner.check_features(len(self.primary.reference.reads))
+
+    def check_request(self, request: TrainRequest, features: Sequence[str]) -> None:
+        """The classifier's, of what it reads."""
+        self.inner.check_request(request, self.primary.reference.reads)
+
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """The classifier's training, over the primary's outputs."""
         windows, primary = problem.windows, self.primary
@@ -80,12 +89,16 @@ class FollowingFamily(Family[Contract], abstract=True):
         return _whole(self.inner.train(own, accelerator=accelerator, report=report), joint, primary)
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The classifier's."""
-        return self.inner.memory_bytes(num_rows, num_features)
+        """The classifier's, or the judging of the whole graph."""
+        return self._estimate.memory_bytes(self.inner, num_rows)
 
     def seconds(self, num_windows: int) -> float:
-        """The classifier's."""
-        return self.inner.seconds(num_windows)
+        """The classifier's, and the primary's answers."""
+        return self._estimate.seconds(self.inner, num_windows=num_windows, num_rows=num_windows, split=0.0)
+
+    @property
+    def _estimate(self) -> FollowerEstimate:
+        return FollowerEstimate.of(self.primary.card, self.primary.reference)
 
 
 def _outputs(primary: Primary, windows: Windows, lookback: int) -> Floats32:
