@@ -138,13 +138,24 @@ def open_workbench(
     )
 
 
-def open_registry(settings: Settings, history: DeploymentHistory, *, publishes: bool = False) -> FolderModelRegistry:
-    """The registry, which serves what the service of this STATE_DIR has signed; `publishes` as for `open_workbench`."""
+def open_registry(
+    settings: Settings,
+    history: DeploymentHistory,
+    *,
+    publishes: bool = False,
+    signatures: Signatures | None = None,
+) -> FolderModelRegistry:
+    """The registry, which serves what the service of this STATE_DIR has signed; `publishes` as for `open_workbench`.
+
+    Args:
+        signatures: of a reader without a STATE_DIR of the service.
+    """
     state_dir = settings.STATE_DIR.resolve()
+    signatures = signatures or Signatures(state_dir, holds_key=publishes)
     return FolderModelRegistry(
         settings.MODEL_REGISTRY_PATH.resolve(),
         live_version=history.live_version,
-        signatures=Signatures(state_dir, holds_key=publishes),
+        signatures=signatures,
         hand_in=None if publishes else FolderHandIn(state_dir / "jobs"),
     )
 
@@ -226,11 +237,7 @@ def open_for_predict_replica(settings: Settings, trusted: GivenKeys, *, clock: C
         addresses=addresses,
         feature_store=store,
         history=history,
-        registry=FolderModelRegistry(
-            settings.MODEL_REGISTRY_PATH.resolve(),
-            live_version=history.live_version,
-            signatures=Signatures(nowhere, trusted=trusted),
-        ),
+        registry=open_registry(settings, history, signatures=Signatures(nowhere, trusted=trusted)),
         state_dir=nowhere,
         queue=ShardedQueue(
             addresses.redis,
