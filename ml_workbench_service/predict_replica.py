@@ -94,7 +94,8 @@ async def _open(settings: Settings, clock: Clock, gate: Gate, stack: AsyncExitSt
     await asyncio.to_thread(gate.ring.load)
     for warning in warnings_of(settings, is_guarded=gate.is_guarded):
         log.warning(warning)
-    keys = GivenKeys(base64.b64decode(each) for each in settings.SIGNING_KEYS.split(",") if each.strip())
+    named = (settings.SIGNING_KEYS or "").split(",")
+    keys = GivenKeys(base64.b64decode(each) for each in named if each.strip())
     workbench = open_for_predict_replica(settings, keys, clock=clock)
     bounds = Bounds(MOST_ITEMS, MOST_ENTRIES)
     policy = settings.PREDICTION_QUEUE_POLICY

@@ -195,7 +195,7 @@ class Settings(BaseSettings):
     REGISTRY_CACHE_GB: Annotated[float, Field(ge=0.001, le=1_000_000, description="GB")] = 10
     ROLE: Literal["control", "predict"] | None = None
     CONTROL_URL: Annotated[str, AfterValidator(_server)] | None = None
-    SIGNING_KEYS: Annotated[str, AfterValidator(_public_keys)] = ""
+    SIGNING_KEYS: Annotated[str, AfterValidator(_public_keys)] | None = None
     PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     JOB_RETENTION_DAYS: Annotated[float, Field(gt=0, le=36_500, description="days")] | None = None
     JOBS_MAX_GB: Annotated[float, Field(ge=0.001, le=1_000_000, description="GB")] | None = None

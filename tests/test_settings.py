@@ -185,6 +185,26 @@ def test_an_address_that_its_part_cannot_serve_is_refused(
         Settings()
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ROLE": "predict"}, "needs REDIS_URL"),
+        ({"ROLE": "control"}, "needs REDIS_URL"),
+        ({"ROLE": "predict", "REDIS_URL": "redis://host", "PREDICT_WORKERS": "2"}, "start more processes"),
+        ({"ROLE": "replica", "REDIS_URL": "redis://host"}, "ROLE"),
+        ({"SIGNING_KEYS": "abc"}, "32 bytes in base64"),
+        ({"CONTROL_URL": "control:8005"}, "it takes http"),
+    ],
+)
+def test_a_role_that_cannot_be_played_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=said):
+        Settings()
+
+
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in RIGHT.items() for value in values])
 def test_what_a_part_can_serve_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)

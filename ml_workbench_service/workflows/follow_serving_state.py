@@ -220,10 +220,9 @@ class ServingStateFollower:
         """Loads it; why it cannot be, which is said once."""
         try:
             self._warm(deployment)
-        except PlatformError as error:  # whoever asks it is told the same
-            if error.message != known:
-                log.error(
-                    "%s %s is live and cannot be loaded: %s", deployment.model_id, deployment.version, error.message
-                )
-            return error.message
+        except (PlatformError, OSError) as error:  # whoever asks it is told the same
+            why = error.message if isinstance(error, PlatformError) else f"{type(error).__name__}: {error}"
+            if why != known:
+                log.error("%s %s is live and cannot be loaded: %s", deployment.model_id, deployment.version, why)
+            return why
         return ""
