@@ -51,7 +51,7 @@ class CheckpointMirror:
         """Looks every second from now on."""
         self._thread.start()
 
-    def settle(self) -> None:
+    def leave(self) -> None:
         """Sends what has changed, now; raises AttemptLostError."""
         with self._turn:
             found = self._found()
@@ -78,7 +78,7 @@ class CheckpointMirror:
     def _run(self) -> None:
         while not self._done.wait(LOOK_EVERY_S):
             try:
-                self.settle()
+                self.leave()
             except AttemptLostError:
                 return
             except (PlatformError, OSError) as error:

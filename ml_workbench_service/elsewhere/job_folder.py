@@ -88,9 +88,9 @@ class JobFolderElsewhere:
             self._mirror.close()
             self._sender.close()
 
-    def settle(self) -> None:
+    def leave(self) -> None:
         """Everything that is in the checkpoint folder now is on the control plane when this returns."""
-        self._mirror.settle()
+        self._mirror.leave()
 
     def _hear(self, heard: Heard) -> None:
         if heard.cancel_requested:

@@ -115,7 +115,7 @@ class EventLog:
         kept = {each.seq: each for each in EventReader(self._path).read()} if repeated else {}
         for event in repeated:
             there = kept.get(event.seq)
-            if there is None or _said(there) != _said(event):
+            if there is None or _content(there) != _content(event):
                 raise ConflictError(f"number {event.seq} of the log is another event's; whoever posts this has to end")
 
     def _next_line(self, descriptor: int, kind: EventType, data: Mapping[str, Any]) -> bytes:
@@ -140,8 +140,8 @@ def encode(seq: int, kind: EventType, data: Mapping[str, Any], *, at: str | None
     return orjson.dumps(event, default=str, option=options)
 
 
-def _said(event: JobEvent) -> bytes:
-    return encode(event.seq, event.type, event.data, at="")
+def _content(event: JobEvent) -> bytes:
+    return encode(event.seq, event.type, event.data, at="whenever")
 
 
 def has_ended(path: Path) -> bool:

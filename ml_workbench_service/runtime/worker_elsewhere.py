@@ -23,13 +23,14 @@ from ml_workbench_service.elsewhere.environment import TOKEN_VARIABLE, URL_VARIA
 from ml_workbench_service.elsewhere.job_folder import JobFolderElsewhere
 from ml_workbench_service.jobs.workers_folder import AttemptLostError
 from ml_workbench_service.resources import TrialEngine, open_elsewhere
-from ml_workbench_service.runtime.job_worker import EXIT_LOCKED, WORKFLOWS, do_job
+from ml_workbench_service.runtime.attempt import WORKFLOWS, do_job
 from ml_workbench_service.sending_traces import send_traces
 from ml_workbench_service.settings import JobAddress, Settings
 
 EXIT_USAGE = 64
 EXIT_LOST = 69
-"""sysexits.h: EX_USAGE, EX_UNAVAILABLE."""
+EXIT_LOCKED = 75  # another worker has the job
+"""sysexits.h: EX_USAGE, EX_UNAVAILABLE, EX_TEMPFAIL."""
 KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT, JobKind.IMPORTANCE})
 """Those that need neither the queue nor deployments, and so can be done anywhere."""
 
@@ -91,5 +92,5 @@ def _attempt(
         return 0
     with folder.at_work():
         return do_job(
-            folder, open_workbench=lambda: open_workbench(connection, work), workflows=workflows, settle=folder.settle
+            folder, open_workbench=lambda: open_workbench(connection, work), workflows=workflows, leave=folder.leave
         )

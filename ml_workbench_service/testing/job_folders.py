@@ -37,7 +37,7 @@ class WorkersFolderConformance(ABC):
         """The job's folder as the next attempt's worker has it, for the time of the attempt."""
 
     @abstractmethod
-    def settle(self, opened: WorkersFolder) -> None:
+    def leave(self, opened: WorkersFolder) -> None:
         """Has what is in the checkpoint be left; nothing where that is so as soon as it is written."""
 
     @pytest.fixture
@@ -121,10 +121,10 @@ class WorkersFolderConformance(ABC):
             (first.checkpoint / "seed-1" / "weights.bin").write_bytes(content)
             (first.checkpoint / "gone").write_text("x")
             EventReport(first)(3, 10)
-            self.settle(first)
+            self.leave(first)
             (first.checkpoint / "gone").unlink()
             (first.checkpoint / "state.json").write_text("{}")
-            self.settle(first)
+            self.leave(first)
         with self.open_folder(folder) as second:
             left = {str(file.relative_to(second.checkpoint)) for file in second.checkpoint.rglob("*") if file.is_file()}
             assert left == {"seed-1/weights.bin", "state.json"}

@@ -20,7 +20,7 @@ class TestJobFolder(WorkersFolderConformance):
     def open_folder(self, folder: JobFolder) -> Iterator[WorkersFolder]:
         yield folder
 
-    def settle(self, opened: WorkersFolder) -> None:
+    def leave(self, opened: WorkersFolder) -> None:
         """It is left as it is written."""
 
 
@@ -41,6 +41,6 @@ class TestJobFolderElsewhere(WorkersFolderConformance):
             with opened.at_work():
                 yield opened
 
-    def settle(self, opened: WorkersFolder) -> None:
+    def leave(self, opened: WorkersFolder) -> None:
         assert isinstance(opened, JobFolderElsewhere)
-        opened.settle()
+        opened.leave()

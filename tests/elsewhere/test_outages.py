@@ -71,7 +71,7 @@ def test_events_of_an_outage_are_there_after_it_in_order(
         assert time.monotonic() - began_s < 5, "an outage holds up no training"
         assert seqs(folder) == [1, 2]
         control.start()
-        opened.settle()
+        opened.leave()
         assert (folder.checkpoint / "state").read_text() == "1999"
         assert folder.job().progress.step == 1999, "a checkpoint is left after the events before it"
         opened.append("succeeded", result={})
@@ -127,7 +127,7 @@ def test_an_attempt_that_was_followed_says_and_leaves_nothing(
             first.append("succeeded", result={"by": "a ghost"})
         (first.checkpoint / "ghost").write_text("boo")
         with pytest.raises(AttemptLostError):
-            first.settle()
+            first.leave()
         with pytest.raises(AttemptLostError):
             first.connection.put_file("bundle/model.onnx", first.checkpoint / "ghost")
         second.append("succeeded", result={"by": "the second"})
@@ -150,7 +150,7 @@ def test_a_one_time_token_is_good_once_and_its_answer_may_be_lost(folder: JobFol
 
     def exchange(token: str, nonce: str) -> httpx.Response:
         body = {"nonce": nonce, "pid": 1, "started_at": 1.0}
-        return httpx.put(url, json=body, headers={"Authorization": f"Bearer {token}"})
+        return httpx.put(url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
     first = exchange(given[TOKEN_VARIABLE], "a" * 64)
     assert first.json() == exchange(given[TOKEN_VARIABLE], "a" * 64).json()
@@ -174,7 +174,7 @@ def test_a_file_lies_below_its_folder(folder: JobFolder, control: ControlPlane, 
     given = attempt_environment(folder, control_url=control.url)
     with connected(given[URL_VARIABLE], given[TOKEN_VARIABLE]) as connection:
         headers = {"Authorization": f"Bearer {connection.token}"}
-        answer = httpx.put(f"{given[URL_VARIABLE]}/worker/{path}", content=b"x", headers=headers)
+        answer = httpx.put(f"{given[URL_VARIABLE]}/worker/{path}", content=b"x", headers=headers, timeout=60)
     assert answer.status_code in (status, 404, 405), answer.text
     assert not answer.is_success
     assert folder.spec.request == {"do": "count"}

@@ -205,13 +205,13 @@ def test_a_jobs_token_opens_nothing_else(elsewhere: ServiceProcess) -> None:
     one_time, url = environment["ML_WORKBENCH_JOB_TOKEN"], environment["ML_WORKBENCH_JOB_URL"]
     assert KEY not in environment.values()
     for headers in ({"X-API-Key": one_time}, {"Authorization": f"Bearer {one_time}"}):
-        assert httpx.get(f"{elsewhere.url}/api/v1/models", headers=headers).status_code == 401
-        assert httpx.get(f"{url}/worker", headers=headers).status_code == 401
+        assert httpx.get(f"{elsewhere.url}/api/v1/models", headers=headers, timeout=60).status_code == 401
+        assert httpx.get(f"{url}/worker", headers=headers, timeout=60).status_code == 401
     again = httpx.put(f"{url}/worker/token", headers={"Authorization": f"Bearer {one_time}"},
-                      json={"nonce": "0" * 32, "pid": 1, "started_at": 1.0})  # fmt: skip
+                      json={"nonce": "0" * 32, "pid": 1, "started_at": 1.0}, timeout=60)  # fmt: skip
     assert again.status_code == 401
     assert "used already" in again.json()["message"]
-    assert httpx.get(f"{url}/worker", headers={"X-API-Key": KEY}).status_code == 401
+    assert httpx.get(f"{url}/worker", headers={"X-API-Key": KEY}, timeout=60).status_code == 401
     elsewhere.client.post(f"/api/v1/jobs/{job_id}/cancel")
     asked_s = time.monotonic()
     assert elsewhere.wait_for_job(job_id)["status"] == "cancelled"

@@ -96,7 +96,7 @@ def bearer(request: Request) -> str:
     return token.strip()
 
 
-async def said(request: Request, kind: type[AnyContract]) -> AnyContract:
+async def body_as(request: Request, kind: type[AnyContract]) -> AnyContract:
     """The body, read now; raises DataValidationError where it is no such thing."""
     body = await request.body()
     try:

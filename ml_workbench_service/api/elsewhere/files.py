@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from common_lib.exceptions import DataValidationError, NotFoundError, VersionNotFoundError
-from ml_workbench_service.api.elsewhere.attempts import Attempt, AttemptDep, put_in_place, received, said
+from ml_workbench_service.api.elsewhere.attempts import Attempt, AttemptDep, body_as, put_in_place, received
 from ml_workbench_service.contracts.work_elsewhere import (
     FILE_NAME,
     BundleListing,
@@ -77,7 +77,7 @@ async def send_bundle(attempt: AttemptDep, file: str, request: Request) -> Respo
 @router.put("/publication")
 async def publish(attempt: AttemptDep, request: Request) -> Publication:
     """Hands in what was sent: the control plane verifies, signs and publishes it at its next turn."""
-    handed = await said(request, HandedIn)
+    handed = await body_as(request, HandedIn)
     return await attempt.change(lambda: _handed_in(attempt, handed))
 
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from common_lib.exceptions import DataValidationError, NotFoundError
 from ml_workbench_service.access.operations import ARROW, BYTES
-from ml_workbench_service.api.elsewhere.attempts import AttemptDep, said
+from ml_workbench_service.api.elsewhere.attempts import AttemptDep, body_as
 from ml_workbench_service.contracts.market import Bars, BarSource, FeatureStore, Witnessing, recomputing
 from ml_workbench_service.contracts.work_elsewhere import ColumnsAsked, StoreFacts, WitnessQuestion
 from ml_workbench_service.elsewhere.bars_wire import bars_to_arrow
@@ -57,7 +57,7 @@ async def read_bars(
 @router.put("/columns")
 async def read_columns(attempt: AttemptDep, request: Request) -> Response:
     """Ready-made columns."""
-    asked = await said(request, ColumnsAsked)
+    asked = await body_as(request, ColumnsAsked)
 
     def fetch() -> bytes:
         tables = _columns(attempt.workbench.feature_store).fetch(**asked.model_dump())
@@ -69,7 +69,7 @@ async def read_columns(attempt: AttemptDep, request: Request) -> Response:
 @router.put("/witness")
 async def ask_witness(attempt: AttemptDep, request: Request) -> Response:
     """When values of a ready-made column were first seen: int64 milliseconds, one a row."""
-    asked = await said(request, WitnessQuestion)
+    asked = await body_as(request, WitnessQuestion)
     store = _columns(attempt.workbench.feature_store)
     witness = store.witness if isinstance(store, Witnessing) else None
     if witness is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from ml_workbench_service.api.elsewhere import files, market
-from ml_workbench_service.api.elsewhere.attempts import Attempt, AttemptDep, DeskDep, bearer, granted_folder, said
+from ml_workbench_service.api.elsewhere.attempts import Attempt, AttemptDep, DeskDep, bearer, body_as, granted_folder
 from ml_workbench_service.api.elsewhere.log_questions import answered
 from ml_workbench_service.api.jobs import JobIdPath
 from ml_workbench_service.contracts.experiments import TrialRecord
@@ -38,7 +38,7 @@ async def _asking(job_id: JobIdPath, request: Request, desk: DeskDep) -> tuple[J
 async def begin(asking: Annotated[tuple[JobFolder, str], Depends(_asking)], request: Request) -> JobToken:
     """A worker begins: its one-time token for one that is good for this attempt."""
     folder, one_time = asking
-    asked = await said(request, TokenExchange)
+    asked = await body_as(request, TokenExchange)
 
     def exchange() -> JobToken:
         token, attempt = folder.grant.exchange(one_time, asked.nonce)
@@ -71,14 +71,14 @@ async def beat(attempt: AttemptDep) -> Heard:
 @router.put("/events")
 async def add_events(attempt: AttemptDep, request: Request) -> Heard:
     """Events in order, by their numbers; those that are here already are left out."""
-    posted = await said(request, PostedEvents)
+    posted = await body_as(request, PostedEvents)
     return await attempt.change(lambda: _added(attempt.folder, posted.events))
 
 
 @router.put("/trials")
 async def add_trial(attempt: AttemptDep, request: Request) -> Heard:
     """An experiment's trial that begins or has ended, on disk when this answers."""
-    record = await said(request, TrialRecord)
+    record = await body_as(request, TrialRecord)
 
     def append() -> Heard:
         attempt.folder.checkpoint.mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ async def add_trial(attempt: AttemptDep, request: Request) -> Heard:
 @router.put("/log")
 async def ask_log(attempt: AttemptDep, request: Request) -> LogAnswer:
     """A call of the multiple-testing log; an evaluation is on disk when this answers."""
-    question = await said(request, LogQuestion)
+    question = await body_as(request, LogQuestion)
     return await attempt.change(lambda: answered(question, attempt.workbench.multiple_testing, attempt.folder.id))
 
 
