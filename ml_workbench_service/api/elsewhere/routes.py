@@ -28,14 +28,14 @@ router.include_router(files.router)
 router.include_router(market.router)
 
 
-async def _asking(job_id: JobIdPath, request: Request, desk: DeskDep) -> tuple[JobFolder, str]:
+async def _beginning(job_id: JobIdPath, request: Request, desk: DeskDep) -> tuple[JobFolder, str]:
     """Whoever begins has a one-time token, which `exchange` looks at."""
     token = bearer(request)
     return await asyncio.to_thread(granted_folder, desk, job_id), token
 
 
 @router.put("/token")
-async def begin(asking: Annotated[tuple[JobFolder, str], Depends(_asking)], request: Request) -> JobToken:
+async def begin(asking: Annotated[tuple[JobFolder, str], Depends(_beginning)], request: Request) -> JobToken:
     """A worker begins: its one-time token for one that is good for this attempt."""
     folder, one_time = asking
     asked = await body_as(request, TokenExchange)
