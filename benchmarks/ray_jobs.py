@@ -138,6 +138,6 @@ def _tell(jobs: Rounds, searches: Rounds) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--short"]:
-        main(num_rounds=1, epochs=4)
+        main(num_rounds=1, epochs=2)
     else:
         main()
