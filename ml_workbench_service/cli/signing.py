@@ -12,6 +12,9 @@ def sign(settings: Settings, model_id: str, version: str, *, who: Who) -> ModelC
     """The card of the version, which is signed now; raises as `sign_version`."""
     keep_private()
     history = open_history(settings)
-    registry = open_registry(settings, history, publishes=True)
-    audit = AuditLog(settings.STATE_DIR.resolve() / AUDIT_FILE)
-    return sign_version(registry, audit, model_id, version, who=who)
+    try:
+        registry = open_registry(settings, history, publishes=True)
+        audit = AuditLog(settings.STATE_DIR.resolve() / AUDIT_FILE)
+        return sign_version(registry, audit, model_id, version, who=who)
+    finally:
+        history.close()

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SMALL_TRAIN
 from tests.integrations.object_store import ObjectStore
-from tests.service_process import SEED_PREDICT, SMALL_TRAIN, ServiceProcess
+from tests.service_process import SEED_PREDICT, ServiceProcess
 
 pytestmark = pytest.mark.more
 
@@ -45,7 +46,7 @@ def test_a_service_over_a_bucket_trains_deploys_and_answers(tmp_path: Path, obje
             assert client.get("/api/v1/models/small").status_code == 200
             assert time.monotonic() - begun_s < 5, "what is cached waits for nothing"
             assert again["outputs"] == answer["outputs"]
-            assert "does not answer" in until_state(running, "degraded")
+            assert "cached here is served" in until_state(running, "degraded")
         finally:
             object_store.thaw()
         until_state(running, "ok")

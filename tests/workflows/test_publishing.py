@@ -22,7 +22,7 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.jobs.handed_in import HANDED_IN_FILE, REFUSED_FILE, FolderHandIn
+from ml_workbench_service.jobs.handed_in import HANDED_IN_FILE, REFUSED_FILE, FolderHandIn, HandedIn
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.learning.bundle.signatures import Signatures
 from ml_workbench_service.workflows.publishing.handed_in_versions import publish_handed_in
@@ -128,6 +128,20 @@ def test_a_version_waits_while_the_registry_is_away(house: House) -> None:
         let_go(root)
     thread.join(30)
     assert [each.version for each in found] == ["1.0.0"]
+
+
+def test_a_version_waits_while_the_object_store_is_away(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed = HandedIn(model_id="model", version="1.0.0", digest="sha256:0")
+    (house.job.path / HANDED_IN_FILE).write_text(handed.model_dump_json())
+
+    def away(_: str) -> list[str]:
+        raise UnavailableError("the bucket does not answer", retry_after_s=10)
+
+    monkeypatch.setattr(house.service, "taken", away)
+    house.look()
+    assert (house.job.path / HANDED_IN_FILE).exists()
+    assert not (house.job.path / REFUSED_FILE).exists()
+    assert house.audit.newest(num=9) == ()
 
 
 def test_what_the_service_refuses_is_the_workers_error(house: House) -> None:

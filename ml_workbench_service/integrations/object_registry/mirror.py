@@ -3,7 +3,7 @@
     <cache>/registry/<model_id>/<semver>/    card.json · manifest.json · manifest.sig · recipe.json · .etag
     <cache>/registry/<model_id>/             deployments.jsonl · archived.jsonl · tombstones.jsonl
     <cache>/logs/<model_id>                  the ETag of the model's log, and that log
-    <cache>/synced                           its time says when the bucket and this folder last were one
+    <cache>/synced                           its time says when both last were one, its content how often one looks
 
 It is a registry in a folder to whoever reads it, so that lists cost a `stat` a model, and predictions never wait for
 the store. One process a machine follows the bucket (`follow`): a listing, and what has another ETag. Whoever writes
@@ -66,8 +66,7 @@ class Mirror:
         self.root = cache / "registry"
         self.fault = ""
         """Why the last look at the bucket failed; empty where it did not."""
-        self.pause_s = FOLLOW_EVERY_S
-        """Between two looks of the follower."""
+        self._pause_s = FOLLOW_EVERY_S  # between two looks
         self._etags: dict[str, str] = {}
         self._sections: dict[str, list[int]] = {}
         self._own: dict[str, set[bytes]] = {}
@@ -96,6 +95,13 @@ class Mirror:
         with suppress(FileNotFoundError):
             return max(time.time() - (self.cache / SYNCED_FILE).stat().st_mtime, 0.0)
         return None
+
+    @property
+    def pause_s(self) -> float:
+        """Between two looks of whichever process follows the bucket."""
+        with suppress(OSError, ValueError):
+            return float((self.cache / SYNCED_FILE).read_text())
+        return FOLLOW_EVERY_S
 
     def may_be_behind(self) -> bool:
         """Whether the last look is so long ago that what is missing here may be in the bucket."""
@@ -134,7 +140,7 @@ class Mirror:
             self.fault = error.message
             raise
         self.fault = ""
-        (self.cache / SYNCED_FILE).touch()
+        (self.cache / SYNCED_FILE).write_text(str(self._pause_s))
 
     def sync(self, model_id: str) -> None:
         """Brings one model in step.
@@ -379,14 +385,14 @@ class Mirror:
 
     def _follow(self) -> None:
         lock = FileLock(self.cache / "following.lock", thread_local=False)
-        while not self._stopping.wait(self.pause_s):
-            self.pause_s = FOLLOW_EVERY_S
+        while not self._stopping.wait(self._pause_s):
+            self._pause_s = FOLLOW_EVERY_S
             try:
                 if not lock.is_locked:
                     lock.acquire(timeout=0)
                 begun_s = time.monotonic()
                 self.refresh()
-                self.pause_s = max(FOLLOW_EVERY_S, (time.monotonic() - begun_s) / SHARE_OF_TIME)
+                self._pause_s = max(FOLLOW_EVERY_S, (time.monotonic() - begun_s) / SHARE_OF_TIME)
             except Timeout:  # another process follows
                 continue
             except UnavailableError:  # `fault` says it

@@ -4,11 +4,10 @@ A worker holds no private key, and its word is taken for what its own job was to
 """
 
 import logging
-from pathlib import Path
 from typing import Protocol
 
-from common_lib.exceptions import ConflictError, PlatformError
-from common_lib.storage import FolderGoneError, check_there, storage_error
+from common_lib.exceptions import ConflictError, PlatformError, StorageError, UnavailableError
+from common_lib.storage import FolderGoneError, storage_error
 from ml_workbench_service.access.audit_log import AuditLog, Who
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import ModelCard
@@ -24,9 +23,8 @@ log = logging.getLogger(__name__)
 class Registry(Protocol):
     """What publishing needs of a model registry."""
 
-    @property
-    def root(self) -> Path:
-        """Its folder."""
+    def taken(self, model_id: str) -> list[str]:
+        """Versions that nobody publishes any more; raises where the registry is away."""
         ...
 
     def accept(self, job_id: str, handed: HandedIn) -> ModelCard:
@@ -53,9 +51,13 @@ def publish_handed_in(registry: Registry, folder: JobFolder, *, audit: AuditLog 
     if handed is None:
         return
     try:
-        check_there(registry.root)
+        registry.taken(handed.model_id)  # before the audit log has a line of it
         _check_asked_for(folder, handed)
         _accept(registry, folder.id, handed, audit)
+    except UnavailableError as error:
+        if isinstance(error, StorageError):  # its disk is full, or refuses
+            answer(folder.path, Refusal.of(error))
+        log.warning("%s %s is not published for now: %s", handed.model_id, handed.version, error.message)
     except PlatformError as error:
         log.error("%s %s was not published: %s", handed.model_id, handed.version, error.message)
         answer(folder.path, Refusal.of(error))
