@@ -120,25 +120,30 @@ class FollowerPeriod:
 
     @property
     def moment_ms_M(self) -> Ints:
-        """As `PolicyPeriod`'s, like all that follows."""
+        """When each decision's bar was known."""
         return self.own.moment_ms_M
 
     @property
     def num_bars(self) -> int:
+        """Of the period."""
         return self.own.num_bars
 
     @property
     def num_answered(self) -> int:
+        """Of them, in time."""
         return self.own.num_answered
 
     @property
     def too_late_since_ms(self) -> int | None:
+        """Never."""
         return None
 
     def until(self, moment_ms: int) -> Self:
+        """Both without later decisions."""
         return replace(self, own=self.own.until(moment_ms), primary=self.primary.until(moment_ms))
 
     def gains(self) -> dict[str, tuple[Floats, Floats]]:
+        """By baseline: net log return of each step beside the primary's, and the thinned primary's."""
         taken_N, side_N = self.own.positions(), self.primary.positions()
         has_side_N, net_N = side_N != 0, self.own.net(taken_N)
         share = float(np.mean(taken_N[has_side_N] != 0)) if has_side_N.any() else 0.0

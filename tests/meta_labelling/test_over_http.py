@@ -1,5 +1,6 @@
 """Meta-labelling over HTTP: train a primary and its follower, deploy and ask it, and what is refused."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.service_process import ServiceProcess
 pytestmark = pytest.mark.more  # real services
 
 TRAIN = "/api/v1/models/train"
+SEARCH_TIMEOUT_S = 200.0
 DEPLOY = {"version": "1.0.0", "deployment_target": "local", "force": True}
 
 
@@ -36,6 +38,23 @@ def ask(client: httpx.Client, model_id: str, **columns: list[float]) -> dict[str
     assert answer.status_code == 200, answer.text
     record: dict[str, Any] = answer.json()
     return record
+
+
+def test_a_follower_is_searched_for(client: httpx.Client) -> None:
+    """Before the primary is purged."""
+    base = {**FOLLOW, "model_id": "searched", "hyperparameters": {"lookback": 3, "num_iterations": 20}}
+    search = {
+        "name": "Search", "base": base, "sampler": "grid", "search_space": {"num_leaves": {"choices": [4, 8]}},
+    }  # fmt: skip
+    answer = client.post("/api/v1/experiments", json=search)
+    assert answer.status_code == 202, answer.text
+    job = f"/api/v1/jobs/{answer.json()['job_id']}"
+    deadline = time.monotonic() + SEARCH_TIMEOUT_S
+    while (status := client.get(job).json()["status"]) not in ("succeeded", "failed", "cancelled"):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.5)
+    card = client.get("/api/v1/models/searched/versions/1.0.0").json()
+    assert card["primary"]["version"] == "1.0.0", client.get(job).json()
 
 
 def test_a_follower_is_deployed_and_answers_though_its_primary_is_purged(client: httpx.Client) -> None:
@@ -115,12 +134,3 @@ def test_a_follower_of_trees_says_what_moved_it(client: httpx.Client) -> None:
     lead = told["outputs"][1]["raw"] - told["outputs"][0]["raw"]
     assert (lead > 0) == (outputs["follow"] > outputs["skip"])
     assert outputs["primary_side"] == 1.0
-
-
-def test_a_follower_is_searched_for(client: httpx.Client) -> None:
-    base = {**FOLLOW, "model_id": "searched", "hyperparameters": {"lookback": 3, "num_iterations": 20}}
-    search = {
-        "name": "Search", "base": base, "sampler": "grid", "search_space": {"num_leaves": {"choices": [4, 8]}},
-    }  # fmt: skip
-    answer = client.post("/api/v1/experiments", json=search)
-    assert answer.status_code == 202, answer.text

