@@ -55,6 +55,7 @@ from ml_workbench_service.api.tables import jobs as job_tables
 from ml_workbench_service.api.tables import versions as version_tables
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.extras import is_installed
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.market import Witnessing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
@@ -77,7 +78,7 @@ from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.page_process import PageProcess
 from ml_workbench_service.runtime.predict_workers import MODULE
 from ml_workbench_service.runtime.table_process import TableProcess
-from ml_workbench_service.runtime.training_backends import LocalBackend
+from ml_workbench_service.runtime.training_backends import NEEDS, LocalBackend
 from ml_workbench_service.sending_traces import traced_until
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import profiles_of
@@ -247,6 +248,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         max_workers=settings.TRAINING_WORKERS,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         max_job_hours=settings.MAX_JOB_HOURS,
+        needs=NEEDS,
         audit=entrance.audit,
         state_folder=state_folder,
         registry_folder=registry_folder,
@@ -375,6 +377,9 @@ async def _tracker(
 ) -> SupervisedProcess | None:
     """The tracker, awake soon for whatever happened while the service was away; None where tracking is off."""
     if addresses.tracking == "disabled":
+        return None
+    if not is_installed("tracking"):
+        log.warning("the extra `tracking` is not installed: MLflow hears nothing; set EXPERIMENT_TRACKING_URI=disabled")
         return None
     command = [sys.executable, "-m", "ml_workbench_service.runtime.tracker_worker"]
     record = settings.STATE_DIR.resolve() / "tracker.json"
