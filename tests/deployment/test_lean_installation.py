@@ -64,11 +64,12 @@ def test_whatever_answers_predictions_imports_without_extras(lean: Path) -> None
     roots = "ml_workbench_service.main, ml_workbench_service.predict_worker, ml_workbench_service.runtime.agent_worker"
     done = run(lean, f"import {roots}, ml_workbench_client.cli.root")
     assert done.returncode == 0, done.stderr
-    for name in KEPT_OUT:
-        assert f"No module named '{name}'" in run(lean, f"import {name}").stderr
+    looks = f"from importlib.util import find_spec; print([name for name in {KEPT_OUT} if find_spec(name)])"
+    assert run(lean, looks).stdout == "[]\n"
 
 
 @pytest.mark.more
+@pytest.mark.timeout(600)
 def test_a_lean_service_predicts_and_says_what_it_lacks(lean: Path, service: ServiceProcess, tmp_path: Path) -> None:
     copy_version(registry_of(service) / "small" / "1.0.0", tmp_path / "registry", "small", "1.0.0")
     running = ServiceProcess(tmp_path, PREDICT_WORKERS="1", PAGE="true", EXPERIMENT_TRACKING_URI="")
