@@ -1,28 +1,36 @@
-# Two targets of one service:
+# Four targets of one service, each with what its role needs (docs/deployment.md):
 #
-#   docker build --target cpu  -t ml-workbench:cpu  --build-arg TORCH_INDEX_URL=… .
-#   docker build --target cuda -t ml-workbench:cuda .
+#   docker build --target serve       -t ml-workbench:serve .        answers predictions: no torch, no polars, no MLflow
+#   docker build --target control     -t ml-workbench:control .      control plane whose trainings run on a Ray cluster
+#   docker build --target train       -t ml-workbench:train --build-arg TORCH_INDEX_URL=… .
+#   docker build --target train-cuda  -t ml-workbench:train-cuda .   everything: one machine's service, a cluster's nodes
 #
-# The torch wheel brings its own CUDA libraries, so neither needs a CUDA base image; the host's driver and container
+# The torch wheel brings its own CUDA libraries, so none needs a CUDA base image; the host's driver and container
 # toolkit do. TORCH_INDEX_URL is a package index with CPU builds of torch (torch's installation page names one): it makes
-# the cpu image some gigabytes smaller, and without it that image works too. No secret enters the build or the image.
+# the train image some gigabytes smaller, and without it that image works too. No secret enters the build or an image.
 
 FROM python:3.12-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 RUN python -m pip install --no-cache-dir "uv>=0.9,<1" && python -m venv --without-pip /opt/venv
 WORKDIR /build
-COPY requirements.txt requirements-hashed.txt ./
+COPY deploy/requirements ./
 
-FROM build AS build-cpu
+FROM build AS build-serve
+RUN uv pip install --no-cache --python /opt/venv/bin/python -r serve.txt
+
+FROM build AS build-control
+RUN uv pip install --no-cache --python /opt/venv/bin/python -r control.txt
+
+FROM build AS build-train
 ARG TORCH_INDEX_URL=""
 RUN if [ -n "$TORCH_INDEX_URL" ]; then \
       uv pip install --no-cache --python /opt/venv/bin/python --no-deps --index-url "$TORCH_INDEX_URL" \
-        "$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"; \
+        "$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' train.txt)"; \
     fi \
-    && uv pip install --no-cache --python /opt/venv/bin/python -r requirements-hashed.txt
+    && uv pip install --no-cache --python /opt/venv/bin/python -r train.txt
 
-FROM build AS build-cuda
-RUN uv pip install --no-cache --python /opt/venv/bin/python -r requirements-hashed.txt
+FROM build AS build-train-cuda
+RUN uv pip install --no-cache --python /opt/venv/bin/python -r train.txt
 
 FROM python:3.12-slim AS service
 RUN groupadd --gid 10001 workbench \
@@ -53,9 +61,15 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
 STOPSIGNAL SIGTERM
 CMD ["python", "-m", "ml_workbench_service.main"]
 
-FROM service AS cuda
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=build-cuda /opt/venv /opt/venv
+FROM service AS serve
+COPY --from=build-serve /opt/venv /opt/venv
 
-FROM service AS cpu
-COPY --from=build-cpu /opt/venv /opt/venv
+FROM service AS control
+COPY --from=build-control /opt/venv /opt/venv
+
+FROM service AS train-cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-train-cuda /opt/venv /opt/venv
+
+FROM service AS train
+COPY --from=build-train /opt/venv /opt/venv

@@ -31,6 +31,7 @@
     │   └── JobCancelled                        somebody asked a job to stop
     ├── PredictionError                  500
     ├── QueueStalledError                500   a replay found no room for too long
+    ├── ExtraMissingError                501   details: the package, and the extra of the installation that brings it
     ├── UpstreamError                    502   another server answered with an error or with nonsense
     ├── UnavailableError                 503   Retry-After
     │   ├── QueueFullError                         the prediction queue has no room
@@ -306,6 +307,12 @@ class PredictionError(PlatformError):
     """A prediction failed inside the service."""
 
     error_code = "PREDICTION_ERROR"
+
+
+class ExtraMissingError(PlatformError):
+    """What was asked for needs a package that this installation was made without."""
+
+    status = 501
 
 
 class UpstreamError(PlatformError):

@@ -56,6 +56,7 @@ from ml_workbench_service.api.tables import jobs as job_tables
 from ml_workbench_service.api.tables import versions as version_tables
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.extras import is_installed
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.market import Witnessing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
@@ -253,14 +254,10 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         workbench=workbench, store=store, supervisor=supervisor, model_server=model_server, ledger=predictions_kept,
         publisher=publisher, metrics=metrics, stopping=stopping,
         tables=_tables(settings, environment, stack),
-        max_workers=settings.TRAINING_WORKERS,
-        max_memory_gb=settings.MAX_TRAINING_MEMORY,
-        max_job_hours=settings.MAX_JOB_HOURS,
-        audit=entrance.audit,
-        state_folder=state_folder, registry_folder=registry_folder,
-        queue_policy=settings.PREDICTION_QUEUE_POLICY,
-        agent_supervisor=agent_supervisor,
-        tracker=tracker, cluster=engine.cluster,
+        max_workers=settings.TRAINING_WORKERS, max_memory_gb=settings.MAX_TRAINING_MEMORY,
+        max_job_hours=settings.MAX_JOB_HOURS, needs=engine.needs, audit=entrance.audit,
+        state_folder=state_folder, registry_folder=registry_folder, queue_policy=settings.PREDICTION_QUEUE_POLICY,
+        agent_supervisor=agent_supervisor, tracker=tracker, cluster=engine.cluster,
         page=_page(settings, without_store_key(environment), stack, needs_key=entrance.gate.is_guarded),
     )  # fmt: skip
 
@@ -380,6 +377,9 @@ async def _tracker(
 ) -> SupervisedProcess | None:
     """The tracker, awake soon for whatever happened while the service was away; None where tracking is off."""
     if addresses.tracking == "disabled":
+        return None
+    if not is_installed("tracking"):
+        log.warning("the extra `tracking` is not installed: MLflow hears nothing; set EXPERIMENT_TRACKING_URI=disabled")
         return None
     command = [sys.executable, "-m", "ml_workbench_service.runtime.tracker_worker"]
     record = settings.STATE_DIR.resolve() / "tracker.json"

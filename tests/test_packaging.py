@@ -39,7 +39,7 @@ NOT_SETTINGS = {
 INSTRUCTIONS = set(
     ["FROM", "ENV", "RUN", "WORKDIR", "COPY", "ARG", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "CMD"]
 )
-TARGETS = ("cpu", "cuda")
+TARGETS = ("serve", "control", "train", "train-cuda")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def variables_of(rest: str) -> set[str]:
     return set(re.findall(r"(?:^|\s)([A-Z_]+)=", rest))
 
 
-def test_the_dockerfile_has_both_targets_and_only_known_instructions(
+def test_the_dockerfile_has_all_targets_and_only_known_instructions(
     stages: dict[str, list[tuple[str, str]]], instructions: list[tuple[str, str]]
 ) -> None:
     assert set(TARGETS) < set(stages)
@@ -147,7 +147,7 @@ def test_the_health_check_asks_the_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_Health, "status", status)
-    check = next(rest for name, rest in stages["cpu"] if name == "HEALTHCHECK")
+    check = next(rest for name, rest in stages["serve"] if name == "HEALTHCHECK")
     command = json.loads(check[check.index("CMD") + 3 :])
     done = subprocess.run(command, env={**os.environ, "PORT": str(health_port)}, capture_output=True, check=False)
     assert (done.returncode == 0) is healthy
@@ -166,6 +166,32 @@ def test_the_stack_has_the_seeds_ports_and_a_health_check_each(compose: dict[str
         if "build" in service:
             assert service["build"]["target"] in TARGETS
             assert set(service["build"].get("args", {})) <= BUILD_ONLY
+
+
+@pytest.mark.parametrize("profile", ["replicas", "ray"])
+def test_a_profile_adds_services_with_settings_that_are_known(profile: str, compose: dict[str, Any]) -> None:
+    added = {name: each for name, each in compose["services"].items() if profile in each.get("profiles", ())}
+    assert len(added) == 2
+    for service in added.values():
+        ours = service.get("environment", {})
+        assert set(ours) - {"RAY_AUTH_MODE"} <= set(Settings.model_fields)
+        assert "healthcheck" in service or service["build"]["target"] == "serve"
+        assert {each["source"] for each in service.get("configs", ())} <= set(compose["configs"])
+        for volume in service.get("volumes", ()):
+            assert volume.endswith(":ro")
+
+
+def test_ray_knows_the_options_that_the_stack_gives_it(compose: dict[str, Any]) -> None:
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    text = (Path(spec.origin).parent / "scripts" / "scripts.py").read_text(encoding="utf-8")
+    for name in ("ray-head", "ray-worker"):
+        service = compose["services"][name]
+        words = [*service["command"], *service["healthcheck"]["test"]]
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert len(options) >= 3
+        assert not [option for option in options if f'"{option}"' not in text]
 
 
 def filled_in(value: str, given: dict[str, str]) -> str:
@@ -223,7 +249,8 @@ def test_the_requirements_equal_the_lock() -> None:
 @pytest.fixture
 def edited(tmp_path: Path) -> Path:
     for file in ("pyproject.toml", "poetry.lock", *check_lock.FILES, *HASHED.values()):
-        shutil.copy(ROOT / file, tmp_path)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
     return tmp_path
 
 
@@ -233,6 +260,7 @@ def edited(tmp_path: Path) -> Path:
         ("requirements.txt", r"^uvicorn==[\d.]+", "uvicorn==0.1.0", "uvicorn==0.1.0"),
         ("requirements.txt", r"^orjson==.*\n", "", "orjson=="),
         ("requirements-dev.txt", r"^pytest==(.*) ;.*$", r"pytest==\1 ; python_version < '3.12'", "pytest=="),
+        ("deploy/requirements/serve.txt", r"\A", "torch==2.13.0\n", "serve.txt and poetry.lock differ in torch"),
         ("requirements.txt", r"\A", "nvidia-nccl-cu13==2.29.7\n", "CUDA"),
         (
             "requirements-hashed.txt",

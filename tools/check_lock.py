@@ -12,20 +12,18 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 
-from tools.hash_requirements import HASHED, of_lock
+from tools.hash_requirements import HASHED, IMAGES, of_lock, plain
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")
-FILES: Mapping[str, frozenset[str]] = {
-    "requirements.txt": frozenset({"main"}),
-    "requirements-dev.txt": frozenset({"main", "dev"}),
-}
+SERVE, CONTROL, TRAIN = IMAGES
 PYTHONS = ("3.11.2", "3.11.9", "3.12.8", "3.13.5", "3.14.1")
 PLATFORMS = (
     {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": "x86_64"},
@@ -33,6 +31,24 @@ PLATFORMS = (
     {"sys_platform": "darwin", "platform_system": "Darwin", "os_name": "posix", "platform_machine": "arm64"},
     {"sys_platform": "win32", "platform_system": "Windows", "os_name": "nt", "platform_machine": "AMD64"},
 )
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What one requirements file installs: of the lock's groups, with these extras."""
+
+    groups: frozenset[str] = frozenset({"main"})
+    extras: tuple[str, ...] = ()
+
+
+FILES: Mapping[str, Installation] = {
+    "requirements.txt": Installation(extras=("all",)),
+    "requirements-dev.txt": Installation(frozenset({"main", "dev"}), extras=("all",)),
+    SERVE: Installation(),
+    CONTROL: Installation(extras=("data", "page", "tracking")),
+    TRAIN: Installation(extras=("all", "ray")),
+}
+"""Each exported file, and what it installs."""
 
 
 def is_cuda(name: str) -> bool:
@@ -73,23 +89,24 @@ def environments() -> Iterator[dict[str, str]]:
             }
 
 
-def locked(lock: Mapping[str, Any], groups: frozenset[str], environment: dict[str, str]) -> set[str]:
-    """`name==version` of every locked package that these groups install there."""
+def locked(lock: Mapping[str, Any], installation: Installation, environment: dict[str, str]) -> set[str]:
+    """`name==version` of every locked package that is installed so there."""
     found = set()
     for package in lock["package"]:
-        wanted = groups.intersection(package["groups"])
+        wanted = installation.groups.intersection(package["groups"])
         if is_cuda(package["name"]) or not wanted:
             continue
         markers = package.get("markers", "")
         each = [markers.get(group, "") if isinstance(markers, dict) else markers for group in wanted]
-        if any(not marker or Marker(marker).evaluate(environment) for marker in each):
+        places = [{**environment, "extra": extra} for extra in (installation.extras or ("",))]
+        if any(not marker or Marker(marker).evaluate(place) for marker in each for place in places):
             found.add(f"{package['name']}=={package['version']}")
     return found
 
 
 def required(text: str, environment: dict[str, str]) -> set[str]:
     """`name==version` of every line of a requirements file that applies there."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line for line in plain(text).splitlines() if line.strip() and not line.startswith("#")]
     requirements = [Requirement(line) for line in lines]
     return {
         f"{requirement.name.lower()}{requirement.specifier}"
@@ -105,19 +122,20 @@ def differences(root: Path) -> list[str]:
     found = []
     if content_hash(pyproject) != lock["metadata"]["content-hash"]:
         found.append("pyproject.toml asks for something that poetry.lock does not know")
-    for file, groups in FILES.items():
+    for file, installation in FILES.items():
         text = (root / file).read_text(encoding="utf-8")
         if any(is_cuda(line) for line in text.splitlines()):
             found.append(f"{file} names a CUDA package; the torch wheel brings its own")
         for environment in environments():
-            differing = locked(lock, groups, environment) ^ required(text, environment)
+            differing = locked(lock, installation, environment) ^ required(text, environment)
             where = f"Python {environment['python_full_version']} on {environment['sys_platform']}"
             found += [f"{file} and poetry.lock differ in {name} ({where})" for name in sorted(differing)]
     if not found:
+        with_hashes = {**HASHED, **{file: file for file in IMAGES}}
         found = [
             f"{file} has not the hashes of poetry.lock"
-            for plain, file in HASHED.items()
-            if (root / file).read_text(encoding="utf-8") != of_lock(root, plain)
+            for source, file in with_hashes.items()
+            if (root / file).read_text(encoding="utf-8") != of_lock(root, source)
         ]
     return found
 

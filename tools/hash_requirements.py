@@ -20,7 +20,15 @@ HASHED: Mapping[str, str] = {
     "requirements-dev.txt": "requirements-dev-hashed.txt",
 }
 """Of each plain file the one with hashes."""
+IMAGES = tuple(f"deploy/requirements/{target}.txt" for target in ("serve", "control", "train"))
+"""Files of the images' targets, which have hashes alone: uv reads them, and pip nowhere."""
 WITHOUT = frozenset({"torch"})
+
+
+def plain(requirements: str) -> str:
+    """The same without hashes, one line a package."""
+    lines = (line.removesuffix(" \\") for line in requirements.splitlines() if not line.startswith("    --hash="))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def hashed(requirements: str, lock: Mapping[str, Any]) -> str:
@@ -40,15 +48,15 @@ def hashed(requirements: str, lock: Mapping[str, Any]) -> str:
 
 
 def of_lock(root: Path, file: str) -> str:
-    """The text of the file with hashes that belongs to a plain one."""
+    """The text with hashes that belongs to a file, which may have some itself."""
     lock = tomllib.loads((root / "poetry.lock").read_text(encoding="utf-8"))
-    return hashed((root / file).read_text(encoding="utf-8"), lock)
+    return hashed(plain((root / file).read_text(encoding="utf-8")), lock)
 
 
 def main() -> None:
-    """Writes both files."""
-    for plain, file in HASHED.items():
-        (ROOT / file).write_text(of_lock(ROOT, plain), encoding="utf-8")
+    """Writes all files."""
+    for source, file in {**HASHED, **{each: each for each in IMAGES}}.items():
+        (ROOT / file).write_text(of_lock(ROOT, source), encoding="utf-8")
         print(f"wrote {file}")
 
 

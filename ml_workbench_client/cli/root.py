@@ -19,6 +19,7 @@ from common_lib.exceptions import PlatformError, RouteNotFoundError
 from ml_workbench_client.cli import agents, data, deployments, experiments, jobs, models, plugins, predict, queue, train
 from ml_workbench_client.cli import service as service_commands
 from ml_workbench_client.cli.sections import Sections
+from ml_workbench_service.contracts.extras import missing_extra
 
 EPILOG = (
     "Exit codes: 0 done · 1 the work itself failed · 2 usage · 3 nobody answers · 4 refused by the service · "
@@ -158,6 +159,9 @@ def _told(error: Exception, line: CommandLine) -> ExitCode:
             _say_where(error, line)
         return exit_code_of(error)
     if isinstance(error, ImportError):
+        told = missing_extra(error)
+        if told is not None:
+            return _told(told, line)
         screen.error(f"{error}; install what this command needs, then run it again")
         return ExitCode.USAGE
     if isinstance(error, OSError):

@@ -15,6 +15,7 @@ from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.access.audit_log import AuditLog
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.contracts.replicas import ReplicaReport
@@ -122,6 +123,7 @@ class AppState(PredictState):
     max_workers: int
     max_memory_gb: float
     max_job_hours: float | None = None  # None: a job may last as long as it takes
+    needs: Mapping[JobKind, str] = field(default_factory=dict)  # extras of this installation; of a job elsewhere: none
     audit: AuditLog
     state_folder: KeptFolder
     registry_folder: KeptFolder | KeptBucket

@@ -34,6 +34,7 @@ from common_lib.logging import correlation_id
 from common_lib.storage import storage_error
 from ml_workbench_service.access.operations import methods_of
 from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.contracts.extras import missing_extra
 from ml_workbench_service.contracts.rejections import names_of, validation_error
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,9 @@ def render(error: PlatformError) -> Response:
 
 def unexpected(error: Exception) -> Response:
     """The answer to an exception nobody foresaw; what a disk or a database refused has its status all the same."""
+    told = missing_extra(error)
+    if told is not None:
+        return render(told)
     if isinstance(error, OSError | sqlite3.Error):
         told = storage_error(error)
         told.__cause__ = error

@@ -15,6 +15,7 @@ from common_lib.logging import correlation_id
 from common_lib.tracing import traceparent
 from ml_workbench_service.api.app_state import AppState, Idempotency
 from ml_workbench_service.contracts.contract import Contract, utc_now
+from ml_workbench_service.contracts.extras import require
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobAccepted, JobKind, JobSpec, JobStatus
 from ml_workbench_service.jobs.job import JobStore, new_job_id
 
@@ -42,8 +43,10 @@ async def submit(
     """A new job for this request, which this client asks for; the response says where it is.
 
     Raises:
+        ExtraMissingError: its worker would run here, where an extra that it needs is not installed.
         RateLimitError: so many jobs of this client wait already.
     """
+    _check_installed(kind, service)
     spec = _spec(kind, new_job_id(utc_now()), request, plan or {}, client, key=None)
     return accepted(await service.supervisor.submit(spec), response)
 
@@ -55,10 +58,12 @@ async def submit_once(
     """The job that this key made within the last day, else a new one of what `plan` decides, one plan at a time.
 
     Raises:
+        ExtraMissingError: as in `submit`.
         IdempotencyMismatchError: the key came with another body.
         ConflictError: the key's job was deleted.
         RateLimitError: so many jobs of this client wait already.
     """
+    _check_installed(kind, service)
     async with service.planning:
         before = await _answered_before(service.store, key)
         if before is not None:
@@ -68,6 +73,11 @@ async def submit_once(
         spec = _spec(kind, await _fresh_id(service.store, key), planned.request, planned.to_json(), client, key=key)
         await service.supervisor.submit(spec)
     return spec
+
+
+def _check_installed(kind: JobKind, service: AppState) -> None:
+    if kind in service.needs:
+        require(service.needs[kind])
 
 
 def accepted(job: Job, response: Response) -> JobAccepted:

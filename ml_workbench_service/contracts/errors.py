@@ -20,9 +20,10 @@ class ErrorBody(Contract):
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route: which failures it answers with, each in the one shape.
 
-    What may be away for a moment (503) writes something, and may find no room for it (507).
+    What may be away for a moment (503) writes something, and may find no room for it (507), and may need what a lean
+    installation lacks (501).
     """
-    of_storage = {507} if 503 in statuses else set()
+    of_storage = {501, 507} if 503 in statuses else set()
     return {
         status: {"model": ErrorBody, "description": _MEANING[status]}
         for status in sorted({401, 403, 422, 429, *statuses, *of_storage})
@@ -40,6 +41,7 @@ _MEANING = {
     422: "The request cannot be used as it is; `details.errors` says where and why.",
     429: "The key has used up its rate or its quota; `Retry-After` says when to try again.",
     500: "The service's own fault.",
+    501: "This installation lacks a package; `details.extra` names the extra that brings it.",
     502: "Another server answered with an error.",
     503: "Not available at the moment; `Retry-After` says when to try again.",
     504: "Another server did not answer in time.",

@@ -14,6 +14,7 @@ from common_lib.logging import correlated
 from common_lib.storage import storage_error
 from common_lib.tracing import span, waited
 from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.extras import missing_extra
 from ml_workbench_service.contracts.jobs import JobKind, Report
 from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.traced_report import TracedReport
@@ -105,8 +106,9 @@ def _work(
 
 def _reason(error: Exception) -> dict[str, Any]:
     """The data of a `failed` event: error_type, error_code, message, details."""
-    if isinstance(error, PlatformError):
-        body = error.body("")
+    told = error if isinstance(error, PlatformError) else missing_extra(error)
+    if told is not None:
+        body = told.body("")
         del body["correlation_id"]
         return body
     if _is_out_of_memory(error):

@@ -1,14 +1,15 @@
 """Training engine: who runs the jobs, as TRAINING_BACKEND has it: processes of this machine, or a cluster."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.runners import Cluster, TrainingBackend
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Addresses
 from ml_workbench_service.runtime.child_environment import child_environment, ray_worker_environment
-from ml_workbench_service.runtime.training_backends import LocalBackend
+from ml_workbench_service.runtime.training_backends import NEEDS, LocalBackend
 from ml_workbench_service.settings import Settings
 
 
@@ -20,12 +21,14 @@ class TrainingEngine:
         local: the processes of this machine, which keep a warm worker where trainings are theirs.
         cluster: its face to readiness; None: there is none.
         close: gives up what is the service's; workers that have a job go on.
+        needs: the extra of this installation that jobs of a kind cannot do without; those of the cluster need none here.
     """
 
     backend: TrainingBackend
     local: LocalBackend
     cluster: Cluster | None
     close: Callable[[], None]
+    needs: Mapping[JobKind, str]
 
 
 def open_engine(settings: Settings, store: JobStore, addresses: Addresses) -> TrainingEngine:
@@ -34,7 +37,7 @@ def open_engine(settings: Settings, store: JobStore, addresses: Addresses) -> Tr
     warm_log = settings.STATE_DIR.resolve() / "warm_worker.log" if settings.WARM_WORKER and trains_here else None
     local = LocalBackend(store, environment=child_environment(settings, addresses), warm_log=warm_log)
     if trains_here:
-        return TrainingEngine(local, local, None, local.close)
+        return TrainingEngine(local, local, None, local.close, NEEDS)
     return _on_ray(settings, store, addresses, local)
 
 
@@ -70,4 +73,5 @@ def _on_ray(settings: Settings, store: JobStore, addresses: Addresses, local: Lo
         cluster.close()
 
     backend = BackendsByKind(store, cluster=cluster, local=local, kinds=KINDS)
-    return TrainingEngine(backend, local, cluster, close)
+    here = {kind: extra for kind, extra in NEEDS.items() if kind not in KINDS}
+    return TrainingEngine(backend, local, cluster, close, here)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from ml_workbench_service.contracts.extras import is_installed
 from ml_workbench_service.jobs.process_record import end_leftover
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 
@@ -94,6 +95,10 @@ class PageProcess:
         return True
 
     async def _start(self) -> None:
+        if not is_installed("page"):
+            self._has_given_up = True
+            log.warning("the extra `page` is not installed, so that there is no page; set PAGE=false")
+            return
         await asyncio.sleep(DELAY_S)
         await asyncio.to_thread(end_leftover, self._record, grace_s=1.0)
         own_port = await self._own_port()

@@ -17,6 +17,7 @@ from pydantic import Field
 from common_lib import exceptions
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.contracts.extras import missing_extra
 
 QUESTION = struct.Struct("!II")
 FRAME = struct.Struct("!cI")
@@ -36,9 +37,10 @@ class ToldError(Contract):
     @classmethod
     def of(cls, error: Exception) -> "ToldError":
         """What can be said of it."""
-        if isinstance(error, PlatformError):
-            name, details, retry = type(error).__name__, error.details, error.retry_after_s
-            return cls(name=name, message=error.message, details=details, retry_after_s=retry)
+        told = error if isinstance(error, PlatformError) else missing_extra(error)
+        if told is not None:
+            name, details, retry = type(told).__name__, told.details, told.retry_after_s
+            return cls(name=name, message=told.message, details=details, retry_after_s=retry)
         return cls(name=None, message=f"{type(error).__name__}: {error}"[:500])
 
     def error(self) -> Exception:

@@ -26,6 +26,7 @@ from ml_workbench_service.contracts.bodies import BodyTask
 from ml_workbench_service.contracts.comparison import ComparisonReport
 from ml_workbench_service.contracts.desk_report import DeskReport, DeskTask
 from ml_workbench_service.contracts.explanations import ExplanationTask
+from ml_workbench_service.contracts.extras import require
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.tables import (
     AnyTable,
@@ -268,7 +269,8 @@ class TableProcess:
         return answer
 
     async def _process(self) -> _Running:
-        """The process, started unless it runs."""
+        """The process, started unless it runs; ExtraMissingError where what it reads tables with is not installed."""
+        require("data")
         async with self._starting:
             if self._is_closed:
                 raise UnavailableError("the service is stopping; try again in a moment", retry_after_s=1)

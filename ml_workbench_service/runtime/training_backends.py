@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from ml_workbench_service.contracts.extras import is_installed
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.runners import Handle, WorkerState
 from ml_workbench_service.jobs.job import JobFolder, JobStore
@@ -26,6 +27,8 @@ from ml_workbench_service.runtime.session_memory import session_bytes, session_o
 from ml_workbench_service.runtime.warm_worker import MODULE as WARM
 from ml_workbench_service.runtime.warm_worker import WarmWorkers
 
+NEEDS = {JobKind.TRAIN: "training", JobKind.EXPERIMENT: "training", JobKind.REPLAY: "data", JobKind.IMPORTANCE: "data"}
+"""The extra that a job of this kind cannot do without where its worker runs."""
 SINGLE_THREADED = frozenset({JobKind.REPLAY, JobKind.IMPORTANCE, JobKind.RESILIENCE})
 WORKER_COMMAND = (sys.executable, "-m", "ml_workbench_service.runtime.job_worker")
 
@@ -53,6 +56,8 @@ class LocalBackend:
         self._environment = dict(environment)
         self._command = tuple(command)
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        if warm_log is not None and not is_installed("training"):
+            warm_log = None
         self._warm = None if warm_log is None else WarmWorkers(self._environment_of(JobKind.TRAIN), warm_log)
         self._children: dict[str, int] = {}  # pids that are ours to reap
         self._cancellations: dict[str, _Cancellation] = {}

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from common_lib.deadlines import closed_after
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.contracts.extras import is_installed
 from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
 
@@ -86,6 +87,9 @@ def probe_tracking(service: AppState) -> OutsideThing:
     if addresses.tracking == "disabled":
         return OutsideThing(mode="off", state="disabled", detail="EXPERIMENT_TRACKING_URI=disabled")
     mode: Literal["embedded", "remote"] = "embedded" if addresses.tracking_is_embedded else "remote"
+    if not is_installed("tracking"):
+        detail = "the extra `tracking` is not installed: install it, or set EXPERIMENT_TRACKING_URI=disabled"
+        return OutsideThing(mode=mode, state="degraded", detail=detail)
     parts = urlsplit(addresses.tracking)
     if parts.scheme not in ("http", "https"):
         if service.state_folder.thing().state == "down":

