@@ -21,7 +21,7 @@ class TrainingEngine:
         local: the processes of this machine, which keep a warm worker where trainings are theirs.
         cluster: its face to readiness; None: there is none.
         close: gives up what is the service's; workers that have a job go on.
-        needs: the extra of this installation that jobs of a kind cannot do without; those of the cluster need none here.
+        needs: the extra of this installation that jobs of a kind cannot do without; the cluster's need none here.
     """
 
     backend: TrainingBackend
