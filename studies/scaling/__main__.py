@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = {
         "constants": markdown_table(["constant", "figure", ""], kept.rows(constants)),
         "measured": markdown_table(
-            ["models · asked (answered), /s", "busy", "mean, ms", "p99, ms", "waited for a core, ms", "core's share"],
+            ["models · asked (answered), /s", "stretched", "busy", "questions a run", "mean, ms", "p99, ms"],
             measured_rows(constants, measured),
         ),
         "simulated": markdown_table(columns, rows),

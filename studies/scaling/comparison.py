@@ -1,4 +1,4 @@
-"""The model beside the simulation, and beside what a real worker did: tables of both, and of the limits and the price."""
+"""The model beside the simulation, and beside what a real worker did; and tables of the limits and the price."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from studies.scaling.constants import Constants
 from studies.scaling.model import Demand, Layout, Plan, limits
+from studies.scaling.processor_time import fitted
 from studies.scaling.queues import GatedServer
 from studies.scaling.simulation import Found, Simulation
 
@@ -126,26 +127,28 @@ def price_rows(constants: Constants, loads: Iterable[float]) -> list[list[str]]:
 
 
 def measured_rows(constants: Constants, loads: Sequence[dict[str, float]]) -> list[list[str]]:
-    """Poisson loads on one real worker beside the model of it."""
+    """Poisson loads on one real worker beside the model of it, which has the costs of the same minutes, loads without a
+    pause, stretched by what the worker waited for a core.
+    """
+    closed = [each for each in loads if not each["per_s"]]
+    ones = [1.0] * len(closed)
+    run_s, question_s = fitted([each["worker_s"] for each in closed], [1 / each["run_size"] for each in closed], ones)
     rows = []
-    for each in loads:
-        if not each["per_s"]:
-            continue
+    for each in (each for each in loads if each["per_s"]):
+        stretched = 1 + each["waited_s"] / each["worker_s"]
+        kinds = int(each["num_models"])
         server = GatedServer(
-            each["per_s"],
-            constants.run_s,
-            constants.question_s,
-            constants.answer_cv2,
-            num_kinds=int(each["num_models"]),
+            each["per_s"], run_s * stretched, question_s * stretched, constants.answer_cv2, num_kinds=kinds
         )
-        done_per_s = each["num"] / each["seconds"]
-        real = done_per_s * each["worker_s"]
-        stolen_ms = 1e3 * each["waited_s"]
-        rows.append([
-            f"{each['num_models']:.0f} · {each['per_s']:,.0f} ({done_per_s:,.0f})",
-            f"{server.busy:.2f} · {real:.2f} ({server.busy / real - 1:+.0%})",
-            f"{1e3 * server.latency.mean_s:.2f} · {each['mean_ms']:.2f}",
-            f"{1e3 * server.latency.p99_s:.2f} · {each['p99_ms']:.1f}",
-            f"{stolen_ms:.2f}", f"{each['share']:.0%}",
-        ])  # fmt: skip
+        busy = each["num"] / each["seconds"] * (each["worker_s"] + each["waited_s"])
+        rows.append(
+            [
+                f"{kinds} · {each['per_s']:,.0f} ({each['num'] / each['seconds']:,.0f})",
+                f"{stretched:.1f}",
+                _beside(Held("", server.busy, busy, TOLERANCE)),
+                _beside(Held("", server.per_s / server.turns_per_s, each["run_size"], TOLERANCE)),
+                _beside(Held("", 1e3 * server.latency.mean_s, each["mean_ms"], TAIL_TOLERANCE)),
+                _beside(Held("", 1e3 * server.latency.p99_s, each["p99_ms"], TAIL_TOLERANCE)),
+            ]
+        )
     return rows

@@ -69,14 +69,8 @@ class Constants:
     parcels_per_s: float
 
 
-UNITS = {
-    "_cv2": (1.0, ""),
-    "_mb": (1.0, "MB"),
-    "_bytes": (1.0, "bytes"),
-    "_per_s": (1.0, "/s"),
-    "start_clock_s": (1.0, "s"),
-    "_s": (1e6, "µs"),
-}
+UNITS = {"_cv2": "", "_mb": "MB", "_bytes": "bytes", "_per_s": "/s"}
+SECONDS = ((1.0, "s"), (1e-3, "ms"), (0.0, "µs"))
 
 
 def load(file: Path = FILE) -> Constants:
@@ -103,8 +97,9 @@ def rows(constants: Constants) -> list[list[str]]:
     """Name, figure, unit."""
     found = []
     for name, value in asdict(constants).items():
-        factor, unit = next(each for suffix, each in UNITS.items() if name.endswith(suffix))
-        found.append(
-            [f"`{name}`", f"{value * factor:,.3g}" if value * factor < 100 else f"{value * factor:,.0f}", unit]
-        )
+        unit = next((each for suffix, each in UNITS.items() if name.endswith(suffix)), None)
+        if unit is None:
+            least, unit = next(each for each in SECONDS if value >= each[0])
+            value /= least or 1e-6
+        found.append([f"`{name}`", f"{value:,.3g}" if value < 100 else f"{value:,.0f}", unit])
     return found

@@ -90,7 +90,7 @@ def service(say: Callable[[str], None]) -> tuple[dict[str, float], list[Asked]]:
             say(f"  1,000 models, {NUM_LIVE} of them live: ready after {start_clock_s:.0f} s")
             found, loads = _asked(running, say)
         found["process_mb"] = _bare_mb(Path(folder) / "bare")
-        found["version_mb"] = (found["version_mb"] - found["process_mb"]) / (NUM_LIVE + 1)
+        found["version_mb"] = (found["resident_mb"] - found["process_mb"]) / (NUM_LIVE + 1)
         return found | {"load_s": _load_s(here), "start_clock_s": start_clock_s}, loads
 
 
@@ -143,7 +143,6 @@ def _asked(running: RunningService, say: Callable[[str], None]) -> tuple[dict[st
     first_list_s = _list_s(running, num=1)
     processes = _Processes(running)
     port = int(running.address.rpartition(":")[2])
-    after_mb = _resident_mb(processes.worker)
     requests = [_request(port, f"copy_{number:04}") for number in range(NUM_LIVE)]
     for each in requests:  # every version has been asked
         answer_times(port, [each], num_connections=1, seconds=0.01)
@@ -161,8 +160,7 @@ def _asked(running: RunningService, say: Callable[[str], None]) -> tuple[dict[st
         "first_list_s": first_list_s,
         "list_s": _list_s(running, num=20),
         "route_s": _route_s(running, processes.control),
-        "version_mb": after_mb,
-        "process_mb": 0.0,
+        "resident_mb": _resident_mb(processes.worker),
     }
     return found, loads
 
@@ -250,7 +248,7 @@ def _list_s(running: RunningService, *, num: int) -> float:
 
 
 def _route_s(running: RunningService, pid: int, *, num: int = 150) -> float:
-    """Processor time of the control process for a small request of FastAPI's, passed on by a worker; the least tenth's."""
+    """Processor time of the control process for a small request of FastAPI's, passed on; the least tenth's."""
     costs = []
     for _ in range(num):
         before = spent(pid)

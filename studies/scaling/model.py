@@ -223,7 +223,7 @@ class Plan:
 
     @property
     def handed_over_s(self) -> float:
-        """Mean time from a parcel's place in the stream to its application: half a pause and a reading, and its work."""
+        """Mean time from a parcel's entry to its application: half a pause and a reading, and its work."""
         if self.control_busy >= 1 or self.runs_per_s >= self.layout.handover_entries / SAVE_EVERY_S:
             return math.inf
         each_s = self.handover_work / self.runs_per_s / (1 - self.events_work)
