@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import gamma, nbinom, poisson
 
-MOST_WAITING = 256
-"""States of the chain; a server that has more waiting is called full."""
+SIZES = (48, 256)
+"""States of the chain: few, or more where these are seen to end too soon; who has more waiting is called full."""
 FULL = 0.97
 """Busier than this a server counts as full: what waits then is no steady state that anybody would run."""
 _PARTS = (np.arange(16) + 0.5) / 16
@@ -75,28 +75,35 @@ class GatedServer:
         """Waiting at the beginning of a turn, its shares, the turn's mean duration, and the share of turns after which
         nobody waits.
         """
-        waiting = np.arange(1, MOST_WAITING + 1)
+        for size in SIZES:
+            found = self._chain_of(size)
+            if found[1][-8:].sum() < 1e-9:
+                break
+        return found
+
+    def _chain_of(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        waiting = np.arange(1, size + 1)
         items = self.items(waiting)
         duration = self.turn_s + self.item_s * items
         variance = self.cv2 * (self.turn_s + self.item_s) ** 2 * items
         mean = self.per_s * duration
         excess = self.per_s**2 * variance
-        came = np.arange(MOST_WAITING + 1)
+        came = np.arange(size + 1)
         chances = (
             poisson.pmf(came, mean[:, None])
             if self.cv2 == 0
             else nbinom.pmf(came, (mean**2 / excess)[:, None], (mean / (mean + excess))[:, None])
         )
-        matrix = np.zeros((MOST_WAITING, MOST_WAITING + 1))
+        matrix = np.zeros((size, size + 1))
         for row, left in enumerate(np.round(waiting - items).astype(int)):
-            matrix[row, left:] = chances[row, : MOST_WAITING + 1 - left]
+            matrix[row, left:] = chances[row, : size + 1 - left]
             matrix[row, -1] += max(0.0, 1.0 - matrix[row].sum())
         empty = matrix[:, 0].copy()
         steps = matrix[:, 1:].copy()
         steps[:, 0] += empty
-        balance = steps.T - np.eye(MOST_WAITING)
+        balance = steps.T - np.eye(size)
         balance[-1] = 1.0
-        shares = np.linalg.solve(balance, np.append(np.zeros(MOST_WAITING - 1), 1.0)).clip(0)
+        shares = np.linalg.solve(balance, np.append(np.zeros(size - 1), 1.0)).clip(0)
         shares /= shares.sum()
         return waiting, shares, duration, float(shares @ empty)
 
