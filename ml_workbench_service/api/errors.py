@@ -79,9 +79,8 @@ def render(error: PlatformError) -> Response:
 
 def unexpected(error: Exception) -> Response:
     """The answer to an exception nobody foresaw; what a disk or a database refused has its status all the same."""
-    told = missing_extra(error)
-    if told is not None:
-        return render(told)
+    if (missing := missing_extra(error)) is not None:
+        return render(missing)
     if isinstance(error, OSError | sqlite3.Error):
         told = storage_error(error)
         told.__cause__ = error

@@ -177,7 +177,7 @@ class RayPool:
     def _tell_room(self) -> None:
         """Tasks that fit nowhere wait for ever, and silently."""
         asked = {"CPU": self._resources.num_cpus, "GPU": self._resources.num_gpus}
-        nodes = [each["Resources"] for each in ray.nodes() if each["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = [each["Resources"] for each in ray.nodes() if each["Alive"]]
         if not any(all(each.get(name, 0.0) >= value for name, value in asked.items()) for each in nodes):
             self._warn(
                 f"no node of the Ray cluster has {asked['CPU']} CPUs and {asked['GPU']:g} GPUs for a trial; the trials "
