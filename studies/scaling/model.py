@@ -18,7 +18,7 @@ from scipy.stats import norm
 from ml_workbench_service.integrations.replicas.handover import MOST_ENTRIES
 from ml_workbench_service.serving.inference_line import MOST_TOGETHER
 from ml_workbench_service.serving.publisher import HIGH_LOAD, LINGER_S, LOAD_WINDOW_S
-from ml_workbench_service.workflows.apply_handover import ENTRIES_AT_ONCE, GATHER_S, SAVE_EVERY_S
+from ml_workbench_service.workflows.apply_handover import ENTRIES_AT_ONCE, GATHER_S, MOST_UNSAVED, SAVE_EVERY_S
 from ml_workbench_service.workflows.run_agent import BATCH_SIZE
 from studies.scaling.constants import Constants
 from studies.scaling.queues import NEVER, GatedServer, Latency, pooled_wait_s
@@ -222,9 +222,17 @@ class Plan:
         return self.handover_work + self.events_work
 
     @property
+    def between_savings(self) -> float:
+        """Parcels that come until those before them have left the stream: a second's at most, and a saving's."""
+        unsaved = min(self.runs_per_s * SAVE_EVERY_S, float(MOST_UNSAVED))
+        rows = unsaved * self.rows_per_s / self.runs_per_s
+        saving_s = rows * self.constants.write_row_s / max(1 - self.events_work, 1e-3)
+        return unsaved + self.runs_per_s * saving_s
+
+    @property
     def handed_over_s(self) -> float:
         """Mean time from a parcel's entry to its application: half a pause and a reading, and its work."""
-        if self.control_busy >= 1 or self.runs_per_s >= self.layout.handover_entries / SAVE_EVERY_S:
+        if self.control_busy >= 1 or self.between_savings >= self.layout.handover_entries:
             return math.inf
         each_s = self.handover_work / self.runs_per_s / (1 - self.events_work)
         together = min(float(ENTRIES_AT_ONCE), max(1.0, self.runs_per_s * GATHER_S / (1 - self.control_busy)))
@@ -268,8 +276,8 @@ def limits(plan: Plan) -> list[Limit]:
         Limit("ledger keeps a row until its outcome", layout.ledger_rows / (demand.sampled * demand.known_after_s),
               asked, "`PREDICTION_LEDGER_ROWS`, or `monitoring_level` low"),
         Limit("hand-over's stream between two savings",
-              most_of(plan, lambda at: at.runs_per_s * SAVE_EVERY_S / layout.handover_entries), asked,
-              "parcels of several runs, or saving by fullness; today none"),
+              most_of(plan, lambda at: at.between_savings / layout.handover_entries), asked,
+              "parcels of several runs"),
         Limit("redis-server", most_of(plan, lambda at: at.redis_work / layout.redis_servers), asked,
               "a server for each group of shards, and one for the hand-over; today one"),
         Limit("control process", most_of(plan, lambda at: at.handover_work / max(1 - at.events_work, 1e-9)), asked,

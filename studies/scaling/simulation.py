@@ -17,7 +17,7 @@ import numpy as np
 
 from ml_workbench_service.serving.inference_line import MOST_TOGETHER
 from ml_workbench_service.serving.publisher import HIGH_LOAD, LINGER_S, LOAD_WINDOW_S
-from ml_workbench_service.workflows.apply_handover import ENTRIES_AT_ONCE, GATHER_S, SAVE_EVERY_S
+from ml_workbench_service.workflows.apply_handover import ENTRIES_AT_ONCE, GATHER_S, MOST_UNSAVED, SAVE_EVERY_S
 from ml_workbench_service.workflows.run_agent import BATCH_SIZE
 from studies.scaling.model import Plan
 
@@ -202,7 +202,7 @@ class Simulation:
                 worked_s, now_s = worked_s + work_s, now_s + work_s
                 took_s.append(float((now_s - came_s[read : read + num]).mean()))
                 read += num
-            if read > trimmed and now_s - saved_s > SAVE_EVERY_S:
+            if read > trimmed and (now_s - saved_s > SAVE_EVERY_S or read - trimmed >= MOST_UNSAVED):
                 work_s = float(write_s[trimmed:read].sum()) * slower
                 worked_s, now_s, saved_s, trimmed = worked_s + work_s, now_s + work_s, now_s, read
             if num < ENTRIES_AT_ONCE:
