@@ -68,8 +68,15 @@ FROM service AS control
 COPY --from=build-control /opt/venv /opt/venv
 
 FROM service AS train-cuda
+# LightGBM's own library looks for the system's OpenMP.
+USER root
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-train-cuda /opt/venv /opt/venv
 
 FROM service AS train
+USER root
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
 COPY --from=build-train /opt/venv /opt/venv

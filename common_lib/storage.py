@@ -115,6 +115,14 @@ def check_there(path: Path) -> None:
             raise FolderGoneError(Path(each.path))
 
 
+def check_there_now(path: Path) -> None:
+    """The same, as the error that an answer has: StorageError."""
+    try:
+        check_there(path)
+    except FolderGoneError as error:
+        raise storage_error(error) from error
+
+
 def make_folder(path: Path) -> None:
     """The folder and those above it, unless they are there; raises FolderGoneError as `check_there` does."""
     check_there(path)

@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
+from common_lib.exceptions import PlatformError
 from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
 from ml_workbench_service.access.gate import Gate
@@ -34,9 +35,10 @@ from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.replicas import ReplicaReport
 from ml_workbench_service.entrance import gate_of, warnings_of
+from ml_workbench_service.integrations.object_registry.kept_bucket import KeptBucket
 from ml_workbench_service.integrations.replicas.presence import Presence
 from ml_workbench_service.predict_parts import Bounds, Parts, open_parts
-from ml_workbench_service.resources import open_for_predict_replica
+from ml_workbench_service.resources import mirror_of, open_for_predict_replica
 from ml_workbench_service.sending_traces import traced_until
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.stopping import STOP_SIGNALS
@@ -96,7 +98,7 @@ async def _open(settings: Settings, clock: Clock, gate: Gate, stack: AsyncExitSt
         log.warning(warning)
     named = (settings.SIGNING_KEYS or "").split(",")
     keys = GivenKeys(base64.b64decode(each) for each in named if each.strip())
-    workbench = open_for_predict_replica(settings, keys, clock=clock)
+    workbench = await asyncio.to_thread(open_for_predict_replica, settings, keys, clock=clock)
     bounds = Bounds(MOST_ITEMS, MOST_ENTRIES)
     policy = settings.PREDICTION_QUEUE_POLICY
     parts = await open_parts(workbench, policy, stack, trust=keys.take, stops_at=STOP_SIGNALS, bounds=bounds)
@@ -106,7 +108,8 @@ async def _open(settings: Settings, clock: Clock, gate: Gate, stack: AsyncExitSt
     announcer.start()
     stack.push_async_callback(asyncio.to_thread, announcer.stop, name)
     parts.follower.on_news = announcer.news
-    replica = ReplicaState(parts.state, parts.follower, parts.outbox, announcer, keys)
+    bucket = None if settings.registry_address is None else KeptBucket(mirror_of(workbench.history))
+    replica = ReplicaState(parts.state, parts.follower, parts.outbox, announcer, keys, bucket)
     parts.state.metrics.registry.register(ReplicaFigures(replica))
     chores = asyncio.create_task(_chores(settings, replica), name="chores")
     stack.callback(chores.cancel)
@@ -136,6 +139,6 @@ async def _chores(settings: Settings, replica: ReplicaState) -> None:
     rotation = LogRotation(settings.LOG_DIR, max_bytes=most_bytes, num_kept=settings.LOG_FILES_KEPT)
     while True:
         await asyncio.sleep(CHORES_EVERY_S)
-        with suppress(OSError):  # the registry, or the log's disk, is away: the next turn may go well
+        with suppress(OSError, PlatformError):  # the registry, or the log's disk, is away: the next turn may go well
             await asyncio.to_thread(rotation.rotate_if_due)
             await asyncio.to_thread(replica.predict.model_server.forget_purged)

@@ -27,7 +27,6 @@ from ml_workbench_service.access.signing_keys import GivenKeys
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.market import ColumnWitness, FeatureStore
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
-from ml_workbench_service.elsewhere.connection import JobConnection, connected
 from ml_workbench_service.integrations.column_witness import SqliteColumnWitness
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
@@ -50,6 +49,7 @@ from ml_workbench_service.settings import (
 )
 
 if TYPE_CHECKING:
+    from ml_workbench_service.elsewhere.connection import JobConnection
     from ml_workbench_service.integrations.object_registry.mirror import Mirror
 
 TrialEngine = Literal["local", "ray"]
@@ -235,6 +235,8 @@ def open_for_worker(settings: Settings) -> Iterator[Workbench]:
     """
     address = JobAddress()
     if address.ML_WORKBENCH_JOB_URL is not None and address.ML_WORKBENCH_JOB_TOKEN is not None:
+        from ml_workbench_service.elsewhere.connection import connected
+
         token = address.ML_WORKBENCH_JOB_TOKEN.get_secret_value()
         with (
             tempfile.TemporaryDirectory(prefix="ml-workbench-trials-") as work,
@@ -260,7 +262,7 @@ def open_for_worker(settings: Settings) -> Iterator[Workbench]:
 
 @contextmanager
 def open_elsewhere(
-    settings: Settings, connection: JobConnection, work: Path, *, trial_engine: TrialEngine = "local"
+    settings: Settings, connection: "JobConnection", work: Path, *, trial_engine: TrialEngine = "local"
 ) -> Iterator[Workbench]:
     """The workbench of a worker on another machine: the control plane's things, by way of its job.
 

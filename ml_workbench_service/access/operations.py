@@ -145,7 +145,7 @@ _add(Scope.DEPLOY, f"DELETE {API}/queue/dead-letters/{{letter_id}}")
 # Not audited one by one: what comes of a job is, when it is published.
 for _words, _most in (
     ("PUT token", 4 * KIB), ("GET ", NO_BODY), ("PUT beat", NO_BODY), ("PUT events", 4 * MIB), ("PUT trials", 4 * MIB),
-    ("PUT log", 256 * MIB), ("GET checkpoint", NO_BODY), ("GET checkpoint/{file:path}", NO_BODY),
+    ("PUT log", 32 * MIB), ("GET checkpoint", NO_BODY), ("GET checkpoint/{file:path}", NO_BODY),
     ("PUT checkpoint/{file:path}", MOST_FILE_BYTES), ("DELETE checkpoint/{file:path}", NO_BODY),
     ("PUT bundle/{file:path}", MOST_FILE_BYTES), ("PUT publication", 4 * KIB), ("GET publication", NO_BODY),
     ("GET versions/{model_id}", NO_BODY), ("GET versions/{model_id}/{version}", NO_BODY),

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
+from starlette.requests import ClientDisconnect
 
 from common_lib.exceptions import (
     AuthenticationError,
@@ -64,6 +65,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PlatformError, _platform)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
 
 
 def render(error: PlatformError) -> Response:
@@ -94,6 +96,11 @@ def render_quietly(error: PlatformError) -> Response:
     """Like `render`, for what is logged already."""
     body = orjson.dumps(_sendable(error.body(correlation_id())))
     return Response(body, status_code=error.status, media_type="application/json")
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    """Whoever sent half a body has left: nobody hears this."""
+    return Response(status_code=400)
 
 
 async def _platform(_: Request, error: Exception) -> Response:

@@ -36,7 +36,7 @@ TIMEOUT_S = 60.0
 LONG_S = 3600.0
 """For a file."""
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 2.0
-AGAIN = frozenset({429, 502, 503, 504, 507})
+AGAIN = frozenset({408, 429, 502, 503, 504, 507})
 """Statuses of a control plane that starts, stops or is short of something."""
 ENDED = frozenset({401, 403})
 CHUNK = 1 << 20

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from common_lib.exceptions import PlatformError
 from ml_workbench_service.contracts.jobs import EventType
 from ml_workbench_service.contracts.work_elsewhere import MOST_EVENT_BYTES, MOST_EVENTS, Heard
 from ml_workbench_service.elsewhere.connection import JobConnection
@@ -82,8 +81,8 @@ class EventSender:
             try:
                 body = b'{"events":[' + b",".join(batch) + b"]}"
                 heard = self._connection.put("events", body, Heard)
-            except PlatformError as error:  # lost, or refused for good: whoever adds or flushes hears of it
-                self._connection.lose(f"the control plane takes no more events of this attempt: {error.message}", error)
+            except Exception as error:  # lost, or refused for good: whoever adds or flushes hears of it
+                self._connection.lose(f"the control plane takes no more events of this attempt: {error}", error)
                 with self._changed:
                     self._changed.notify_all()
                 return

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common_lib.exceptions import AuthenticationError
+from common_lib.storage import check_there_now
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.jobs.guarded_reading import guarded
@@ -61,7 +62,7 @@ class WorkerGrant:
         with self._lock:
             record = self._record()
             if record is None or not hmac.compare_digest(record.one_time, _digest(one_time)):
-                raise self._ended()
+                raise ended(self._job_id)
             if not record.token:
                 record = record.model_copy(update={"token": _digest(token)})
                 self._write(record)
@@ -76,7 +77,7 @@ class WorkerGrant:
         with self._lock:
             record = self._record()
             if record is None or not record.token or not hmac.compare_digest(record.token, _digest(token)):
-                raise self._ended()
+                raise ended(self._job_id)
             return record.attempt
 
     @contextmanager
@@ -85,15 +86,15 @@ class WorkerGrant:
         with self._lock:
             yield self.check(token)
 
+    @property
+    def is_given(self) -> bool:
+        """Whether a worker elsewhere has the job, or is to begin at it."""
+        return self._file.exists()
+
     def revoke(self) -> None:
         """From now on no worker elsewhere may do anything; a `stat` where none was ever granted."""
         with self._lock:
             self._file.unlink(missing_ok=True)
-
-    def _ended(self) -> AuthenticationError:
-        return AuthenticationError(
-            f"this token is not of the attempt that works at job {self._job_id} now; its worker has to end"
-        )
 
     def _write(self, record: GrantRecord) -> None:
         write_whole(self._file, record.model_dump_json().encode(), durable=True, mode=0o600)
@@ -103,11 +104,19 @@ class WorkerGrant:
         try:
             stat = self._file.stat()
         except FileNotFoundError:
+            check_there_now(self._file)
             return None
         stamp = (stat.st_ino, stat.st_mtime_ns)
         if self._read is None or self._read[0] != stamp:
             self._read = stamp, guarded(self._file, GrantRecord.model_validate_json)
         return self._read[1]
+
+
+def ended(job_id: str) -> AuthenticationError:
+    """What whoever has no token of the newest attempt is told, whether there is such a job or not."""
+    return AuthenticationError(
+        f"this token is not of the attempt that works at job {job_id} now; its worker has to end"
+    )
 
 
 def _digest(text: str) -> str:

@@ -63,17 +63,27 @@ def do_job(
         except AttemptLostError:
             raise
         except JobCancelled:
-            leave()
+            _left(leave)
             folder.append("cancelled")
             return 0
         except Exception as error:
             is_foreseen = isinstance(error, PlatformError) and error.status < 500
             log.error("job %s failed: %s", folder.id, error, exc_info=not is_foreseen)
-            leave()
+            _left(leave)
             folder.append("failed", **_reason(error))
             return EXIT_FAILED
         folder.append("succeeded", result=result)
         return 0
+
+
+def _left(leave: Callable[[], None]) -> None:
+    """What is left behind by a job that did not succeed must not take its last word; raises AttemptLostError."""
+    try:
+        leave()
+    except AttemptLostError:
+        raise
+    except (PlatformError, OSError) as error:
+        log.error("what the worker would leave behind is lost: %s", error)
 
 
 def _work_traced(

@@ -43,7 +43,13 @@ class BackendsByKind:
         return self._of(handle).memory_bytes(handle)
 
     def recover(self) -> list[Handle]:
-        """The living workers of both, each of its own kinds."""
+        """The living workers of both, each of its own kinds.
+
+        A worker of this machine at a job that is the cluster's now is ended: it goes on there, from its checkpoint.
+        """
+        for each in self._local.recover():
+            if self._of(each) is self._cluster and not self._store.folder(each.job_id).grant.is_given:
+                self._local.kill(each)
         found = [(each, backend) for backend in (self._cluster, self._local) for each in backend.recover()]
         return [each for each, backend in found if self._of(each) is backend]
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from common_lib.exceptions import PlatformError, UnavailableError
+from common_lib.exceptions import ConflictError, PlatformError, UnavailableError
 from ml_workbench_service.contracts.contract import UtcDatetime, utc_now
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobKind, JobSpec, JobStatus
 from ml_workbench_service.contracts.runners import Handle, TrainingBackend, WorkerState
@@ -30,6 +30,8 @@ SECONDS_PER_HOUR = 3600.0
 WAITS = "worker_waits"
 """The `code` of the warning that says why an engine has not begun a job."""
 MEMORY_PERIOD_S = 1.0
+PRESS_AGAIN_S = 10.0
+"""Between two tries to end a worker that lingers; a cluster's head may be away."""
 FOLLOW_PERIOD_S = 0.2
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class _Run:
     used_gb: float | None = None  # set where it was ended for its memory
     is_too_long: bool = False  # it was ended for its length
     waits: str = ""  # as the job's log has it
+    pressed_at: float | None = None  # by time.monotonic(), when it was last ended for lingering
 
 
 class JobSupervisor:
@@ -105,6 +108,7 @@ class JobSupervisor:
         self._on_activity = on_activity
         self._waiting = WaitingRoom(limits.max_waiting)
         self._runs: dict[str, _Run] = {}
+        self._later: list[JobFolder] = []  # those that could not be started in this turn
         self._news: list[Job] = []
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -139,7 +143,13 @@ class JobSupervisor:
     async def delete(self, job_id: str) -> DeletedJob:
         """Waits for a worker that has written its final event and is just leaving; see `JobRunner.delete`."""
         if self.store.deleted(job_id) is None and self.store.get(job_id).status.is_final:
+            until = time.monotonic() + self._limits.grace_s + PRESS_AGAIN_S
             while job_id in self._runs:  # the watch ends one that lingers
+                if time.monotonic() > until:
+                    raise ConflictError(
+                        f"the worker of job {job_id} has written its last event, and is not known to be gone: delete "
+                        "the job again once `/health/ready` says that its cluster is there"
+                    )
                 await asyncio.sleep(self._limits.poll_s / 4)
         await self._in_turn(lambda: self._delete(job_id))
         left = self.store.deleted(job_id)
@@ -229,6 +239,7 @@ class JobSupervisor:
                 return
             if not self._finish(run):
                 return
+        run.folder.grant.revoke()  # of one that ended in order: its token has done what it was for
         del self._runs[run.folder.id]
 
     def _tell_wait(self, run: _Run, why: str) -> None:
@@ -270,8 +281,10 @@ class JobSupervisor:
         """Ends a worker that uses too much memory or time, or lingers after its final event."""
         now = time.monotonic()
         if run.ended_at is not None:
-            if now - run.ended_at > self._limits.grace_s:
+            since = run.ended_at + self._limits.grace_s if run.pressed_at is None else run.pressed_at + PRESS_AGAIN_S
+            if now > since:
                 log.warning("the worker of job %s lingers and is killed", run.folder.id)
+                run.pressed_at = now
                 self._backend.kill(run.handle)
             return
         if now - run.weighed_at < MEMORY_PERIOD_S:
@@ -298,12 +311,20 @@ class JobSupervisor:
             running = Counter(run.folder.spec.client for run in self._runs.values() if run.folder.spec.kind in kinds)
             while running.total() < most and (chosen := self._waiting.next(kinds, running)) is not None:
                 running[chosen.spec.client] += self._start(chosen)
+        later, self._later = self._later, []
+        for each in later:
+            self._waiting.enter_again(each)
 
     def _start(self, folder: JobFolder) -> bool:
         try:
             handle = self._backend.submit(folder.spec)
-        except OSError as error:
-            self._write(folder, "failed", **_failure("WORKER_LOST", _NOT_STARTED.format(error=error)))
+        except UnavailableError as error:  # a full disk, as a rule: the next turn may go well
+            log.error("job %s cannot be started just now: %s", folder.id, error.message)
+            self._later.append(folder)
+            return False
+        except (OSError, PlatformError) as error:
+            if not self._write(folder, "failed", **_failure("WORKER_LOST", _NOT_STARTED.format(error=error))):
+                self._later.append(folder)
             return False
         self._runs[folder.id] = _Run(folder, handle, folder.job().status, utc_now())
         return True

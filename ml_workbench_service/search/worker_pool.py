@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from common_lib import exceptions
 from common_lib.exceptions import JobCancelled, PlatformError
+from ml_workbench_service.jobs.workers_folder import AttemptLostError
 from ml_workbench_service.search.trial import TrialEnd, TrialReport
 
 PR_SET_PDEATHSIG = 1
@@ -284,6 +285,8 @@ def end_of(told: Mapping[str, Any]) -> TrialEnd:
 
 def error_of(body: Mapping[str, Any]) -> PlatformError:
     """A child's error as one of its own class again."""
+    if body["error_type"] == AttemptLostError.__name__:
+        return AttemptLostError(body["message"])  # ends the attempt, not the job
     kind = getattr(exceptions, body["error_type"], PlatformError)
     error: PlatformError = kind(body["message"], details=body["details"])
     return error

@@ -64,6 +64,7 @@ class ServingStateFollower:
         self.on_news: Callable[[], None] = lambda: None
         """Told, in this thread, that news are in force."""
         self.epoch, self.news_number = "", 0
+        self._is_ahead = False  # the history has said what the news had not
         self.delay_s = 0.0
         """From the newest news' being written to its being in force here, by the server's clock."""
 
@@ -145,12 +146,21 @@ class ServingStateFollower:
         self._is_following = True
         return True
 
+    def _is_older(self, news: News) -> bool:
+        """Whether it is less than what is in force: a Redis that came back without its last second, or that was away
+        while the history went on. The control plane writes the rest again, with a higher number."""
+        least = self.news_number + self._is_ahead
+        return self._remembers and news.is_whole and news.epoch == self.epoch and news.number < least
+
     def _take(self, news: News) -> None:
         for name, value in news.fields.items():
             if name == KEYS and value is not None:
                 self._trust(value)
             if name.startswith("intervals:") and value is not None:
                 self._adopt(value)
+        if self._is_older(news):
+            return
+        self._is_ahead = False
         live = {} if news.is_whole else dict(self._live)
         for name, value in news.fields.items():
             kind, _, model_id = name.partition(":")
@@ -205,6 +215,8 @@ class ServingStateFollower:
         try:
             names = self._history.names()
             for model_id in names:
+                if self.is_known:
+                    self._history.refresh(model_id)  # a bucket's mirror alone would say what it knew
                 found = self._history.live(model_id)
                 if found is not None:
                     live[model_id] = self._in_force(found)
@@ -213,6 +225,7 @@ class ServingStateFollower:
         except (PlatformError, OSError) as error:
             log.warning("the history of deployments cannot be read: %s", error)
             return
+        self._is_ahead = self._is_ahead or (self.is_known and live != self._live)
         self._put(live)
         self.is_known = self.is_known or bool(names)
 

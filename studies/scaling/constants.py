@@ -1,6 +1,6 @@
 """Constants of the scaling model: what one unit of work costs here, as `--measure` found it, and where it is kept.
 
-Seconds of processor time unless a name says else: a machine that others use stretches the clock, and hardly these.
+Seconds of processor time unless a name says else: other work stretches the clock, and hardly these.
 """
 
 import json

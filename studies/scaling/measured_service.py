@@ -2,7 +2,7 @@
 
 One predict worker, so that worker, control process, redis-server and agent each have a process whose time is read.
 A GRU of 64 units is trained once and copied; 100 copies are live. Each load runs in slices, and the least that a slice
-took is kept beside the mean: code whose caches others have emptied takes several times as long.
+took is kept beside the mean: code whose caches were emptied takes several times as long.
 """
 
 import http.client

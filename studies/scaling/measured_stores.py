@@ -1,7 +1,7 @@
 """Measures the stores: redis-server, the hand-over, the prediction ledger, a job's log. Real ones, in a private folder.
 
 A cost for each call and one for each thing in it are told apart by calls of several sizes (least squares), of each size
-the round that took least: code whose caches others have emptied takes several times as long.
+the round that took least: code whose caches were emptied takes several times as long.
 """
 
 import asyncio

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from scipy.stats import norm
 
-from ml_workbench_service.integrations.replicas.handover import MOST_ENTRIES
+from ml_workbench_service.predict_replica import MOST_ENTRIES
 from ml_workbench_service.serving.inference_line import MOST_TOGETHER
 from ml_workbench_service.serving.publisher import HIGH_LOAD, LINGER_S, LOAD_WINDOW_S
 from ml_workbench_service.workflows.apply_handover import ENTRIES_AT_ONCE, GATHER_S, MOST_UNSAVED, SAVE_EVERY_S

@@ -117,7 +117,7 @@ def test_every_secret_is_in_the_example_and_none_in_the_repository(documents: li
             wanted.setdefault(chosen["name"], set()).add(chosen["key"])
     given = {each["metadata"]["name"]: set(each["data"]) for each in of_kind(documents, "Secret")}
     (name,) = given
-    assert set(wanted) <= {name, re.sub(r"-\w+$", "", name), "ml-workbench-secrets"}
+    assert set(wanted) <= {name}
     assert all(keys <= given[name] for keys in wanted.values())
     for example in FOLDER.glob("overlays/*/secrets.env.example"):
         assert not re.search(r"^\w+=\S", example.read_text(encoding="utf-8"), re.MULTILINE)

@@ -16,11 +16,13 @@ from fastapi import Depends, Request
 from pydantic import ValidationError
 
 from common_lib.exceptions import AuthenticationError, DataValidationError, JobNotFoundError
+from common_lib.storage import check_there_now
 from ml_workbench_service.api.app_state import service
 from ml_workbench_service.api.jobs import JobIdPath
 from ml_workbench_service.contracts.contract import AnyContract
 from ml_workbench_service.jobs.durable_files import sync_folder
 from ml_workbench_service.jobs.job import JobFolder, JobStore
+from ml_workbench_service.jobs.worker_grant import ended
 from ml_workbench_service.learning.bundle.manifest import sync
 from ml_workbench_service.resources import Workbench
 
@@ -85,7 +87,8 @@ def granted_folder(desk: Desk, job_id: str) -> JobFolder:
     try:
         return desk.store.folder(job_id)
     except JobNotFoundError as error:
-        raise AuthenticationError(f"this token is of no attempt at job {job_id}; its worker has to end") from error
+        check_there_now(desk.store.root)
+        raise ended(job_id) from error
 
 
 def bearer(request: Request) -> str:

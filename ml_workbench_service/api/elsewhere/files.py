@@ -24,12 +24,14 @@ from ml_workbench_service.contracts.work_elsewhere import (
     Publication,
     VersionListing,
 )
+from ml_workbench_service.jobs.durable_files import sync_folder
 from ml_workbench_service.jobs.handed_in import HANDED_IN_FILE, HandedIn, hand_in, refusal_in, waits
-from ml_workbench_service.learning.bundle.manifest import SIGNATURE_FILE
+from ml_workbench_service.learning.bundle.manifest import SIGNATURE_FILE, sync
 
 BUNDLE = "bundle."
 COMING = ".coming."
 MOST_FILES = 64
+MOST_CHECKPOINT_FILES = 1_024
 MOST_PARTS = 5
 _NAME = re.compile(FILE_NAME)
 
@@ -52,6 +54,8 @@ async def read_checkpoint(attempt: AttemptDep, file: str) -> FileResponse:
 async def leave_checkpoint(attempt: AttemptDep, file: str, request: Request) -> Response:
     """Leaves a file, in the place of the one of that name."""
     target = _below(attempt.folder.checkpoint, file)
+    if not target.exists() and len(await asyncio.to_thread(_kept, attempt.folder.checkpoint)) >= MOST_CHECKPOINT_FILES:
+        raise DataValidationError.at("path.file", f"a checkpoint has at most {MOST_CHECKPOINT_FILES} files")
     await _take(attempt, request, target)
     return Response(status_code=204)
 
@@ -126,6 +130,14 @@ async def read_version(attempt: AttemptDep, model_id: str, version: str, file: s
     return _sent(_below(folder, file, most_parts=1))
 
 
+def sweep(folder: Path) -> None:
+    """What earlier attempts sent halfway, or never handed in."""
+    for left in folder.glob(f"{BUNDLE}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for left in (folder / "checkpoint").rglob(f"{COMING}*"):
+        left.unlink(missing_ok=True)
+
+
 async def _take(attempt: Attempt, request: Request, target: Path) -> None:
     """Receives a file beside its place, and puts it there unless the attempt was followed by another meanwhile."""
     staged = target.with_name(f"{COMING}{target.name}.{secrets.token_hex(4)}")
@@ -146,6 +158,8 @@ def _handed_in(attempt: Attempt, handed: HandedIn) -> Publication:
     for file in upload.iterdir():
         if not file.name.startswith(COMING):
             shutil.copyfile(file, draft / file.name)
+            sync(draft / file.name)
+    sync_folder(draft)
     hand_in(attempt.folder.path, handed)
     for left in attempt.folder.path.glob(f"{BUNDLE}*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -207,5 +221,5 @@ def _models_in(told: Any) -> set[str]:
         own = {told["model_id"]} if isinstance(told.get("model_id"), str) else set()
         return own.union(*(_models_in(each) for each in told.values() if isinstance(each, dict | list)))
     if isinstance(told, list):
-        return set().union(*(_models_in(each) for each in told if each is not None))
+        return set().union(*(_models_in(each) for each in told if isinstance(each, dict | list)))
     return set()

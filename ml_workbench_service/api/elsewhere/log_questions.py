@@ -19,9 +19,9 @@ def answered(question: LogQuestion, log: MultipleTestingLog, job_id: str) -> Log
     Raises:
         DataValidationError: what the method takes is not there, or is another job's.
     """
-    read = question.trial.read if question.trial is not None else question.read
-    for name in (question.evaluation, "" if read is None else read.id):
-        if name and name.partition("/")[0] != job_id:
+    names = [each.id for each in (question.read, question.trial and question.trial.read) if each is not None]
+    for name in [*names, *([question.evaluation] if question.evaluation else [])]:
+        if name.partition("/")[0] != job_id:
             raise DataValidationError.at("body.read.id", f"{name} is not of job {job_id}, whose token this is")
     return _METHODS[question.method](question, log)
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 
 from ml_workbench_service.api.elsewhere import files, market
 from ml_workbench_service.api.elsewhere.attempts import Attempt, AttemptDep, DeskDep, bearer, body_as, granted_folder
+from ml_workbench_service.api.elsewhere.files import sweep
 from ml_workbench_service.api.elsewhere.log_questions import answered
 from ml_workbench_service.api.jobs import JobIdPath
 from ml_workbench_service.contracts.experiments import TrialRecord
@@ -44,6 +45,7 @@ async def begin(asking: Annotated[tuple[JobFolder, str], Depends(_beginning)], r
         token, attempt = folder.grant.exchange(one_time, asked.nonce)
         with folder.grant.held(token):
             process = ProcessRecord.model_validate(asked.model_dump(exclude={"nonce"}))
+            sweep(folder.path)
             folder.record_worker(attempt, process)
             folder.beat()
         return JobToken(token=token, attempt=attempt)

@@ -22,6 +22,7 @@ from ml_workbench_service.api.predict_workers.own_operations import (
     needs_table_process,
 )
 from ml_workbench_service.contracts.market import OutsideThing
+from ml_workbench_service.integrations.object_registry.kept_bucket import KeptBucket
 from ml_workbench_service.integrations.replicas.handover import HandoverOutbox
 from ml_workbench_service.workflows.announce_replica import SILENT_S, ReplicaAnnouncer
 from ml_workbench_service.workflows.follow_serving_state import ServingStateFollower
@@ -38,6 +39,7 @@ class ReplicaState:
     outbox: HandoverOutbox
     announcer: ReplicaAnnouncer
     keys: GivenKeys
+    registry: KeptBucket | None = None  # None: a folder
 
     @property
     def unready(self) -> str:
@@ -58,6 +60,7 @@ class ReplicaState:
             "redis": self._redis(),
             "control_plane": self._control(),
             "serving_state": self._serving_state(),
+            **({} if self.registry is None else {"model_registry": self.registry.thing()}),
             "hand_over": self._hand_over(),
             "live_models": self._live_models(),
             "signing_keys": self._signing_keys(),

@@ -99,6 +99,7 @@ class ObjectModelRegistry(FolderModelRegistry):
 
     def verify(self, model_id: str, version: str) -> str:
         """Checks the signature, and every file of the bundle on this disk; what is damaged here is fetched anew."""
+        self.bundles.forget(model_id, version)  # its objects may have been restored, under the same names
         card = self.card(model_id, version)
         self._bundle(model_id, version, looks_anew=True)
         return card.digest
@@ -151,7 +152,8 @@ class ObjectModelRegistry(FolderModelRegistry):
             if not self._may_be_named(card, upload.id):
                 upload.discard()
             raise
-        self.cache.put(card.id, card.version, draft)
+        with suppress(OSError):  # published it is; a full disk here costs a fetch
+            self.cache.put(card.id, card.version, draft)
 
     def _may_be_named(self, card: ModelCard, upload: str) -> bool:
         """Whether the version's object may name this upload: a request that failed may have been carried out."""

@@ -8,9 +8,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 import orjson
 
@@ -24,6 +23,9 @@ from ml_workbench_service.contracts.market import (
     OutsideThing,
 )
 from ml_workbench_service.contracts.reading_reports import ReadingReport, SeriesList
+
+if TYPE_CHECKING:
+    import httpx
 
 NOW, FEATURES = "/now", "/features"
 TIMEOUT_S = 60.0
@@ -71,6 +73,8 @@ class ControlFeatureStore:
     """
 
     def __init__(self, control: Path) -> None:
+        import httpx  # a twentieth of a start, which the control process has no use for
+
         self._client = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(control), limits=httpx.Limits(max_keepalive_connections=0)),
             base_url="http://control",
@@ -110,6 +114,8 @@ class ControlFeatureStore:
         return OutsideThing(mode="embedded", state="ok", detail="by way of the control process")
 
     def _ask(self, path: str, body: bytes) -> Any:
+        import httpx
+
         try:
             headers = {"content-type": "application/json", **outgoing()}
             answer = self._client.post(path, content=body, headers=headers)
@@ -125,7 +131,7 @@ class ControlFeatureStore:
         raise told(answer)
 
 
-def told(answer: httpx.Response) -> PlatformError:
+def told(answer: "httpx.Response") -> PlatformError:
     """The control process's error as this one's."""
     said = orjson.loads(answer.content)
     kind = getattr(exceptions, str(said.get("error_type")), PlatformError)

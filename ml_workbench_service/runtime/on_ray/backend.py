@@ -94,7 +94,7 @@ class RayWorkers:
             "metadata": {"job_id": spec.id, "kind": spec.kind.value, LOG_BEGINS_AT: str(log_begins_at)},
             "entrypoint_num_cpus": 0 if leads_trials else num_threads,
             "entrypoint_num_gpus": 0 if spec.kind in SINGLE_THREADED else self.num_gpus,
-            **({} if memory_gb is None else {"entrypoint_memory": int(memory_gb * BYTES_PER_GB)}),
+            **({} if memory_gb is None or leads_trials else {"entrypoint_memory": int(memory_gb * BYTES_PER_GB)}),
         }
 
 
@@ -163,6 +163,9 @@ class RayBackend:
         except PlatformError as error:
             self._submissions.note(error)
             there = {job_id: num for job_id, num in begun.items() if num > folders[job_id].num_lost()}
+            for job_id, folder in folders.items():
+                if job_id not in there and folder.grant.is_given:
+                    there[job_id] = folder.next_attempt  # it may wait there, with a token that another grant would end
             return [Handle(each, submission_id_of(folders[each].spec, num)) for each, num in there.items()]
         possible = {
             submission_id_of(folder.spec, attempt): job_id

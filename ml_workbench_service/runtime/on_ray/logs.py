@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from common_lib.exceptions import PlatformError
@@ -50,9 +51,10 @@ class FollowedLog:
         try:
             with self._jobs.log(found, follow=False) as pieces:
                 self._take_all(pieces)
-        except PlatformError as error:
+        except (PlatformError, OSError) as error:
             log.warning("the end of %s's log is lost: %s", found.submission_id, error)
-            self._append(OUT_OF_REACH)
+            with suppress(OSError):
+                self._append(OUT_OF_REACH)
 
     def stop(self) -> None:
         """Takes nothing any more; another life of the service goes on."""

@@ -180,7 +180,7 @@ class Submissions:
         """Whether the head answered; what a fault of the moment kept from being done is tried again."""
         try:
             ask()
-        except RayFault as error:
+        except (RayFault, RayRefused) as error:  # of this one thing: the others are asked all the same
             log.warning("%s", error.message)
             return True
         except PlatformError as error:

@@ -4,6 +4,7 @@ A worker holds no private key, and its word is taken for what its own job was to
 """
 
 import logging
+from contextlib import ExitStack
 from typing import Protocol
 
 from common_lib.exceptions import ConflictError, PlatformError, StorageError, UnavailableError
@@ -53,7 +54,7 @@ def publish_handed_in(registry: Registry, folder: JobFolder, *, audit: AuditLog 
     try:
         registry.taken(handed.model_id)  # before the audit log has a line of it
         _check_asked_for(folder, handed)
-        _accept(registry, folder.id, handed, audit)
+        unnoted = _accept(registry, folder.id, handed, audit)
     except UnavailableError as error:
         if isinstance(error, StorageError):  # its disk is full, or refuses
             answer(folder.path, Refusal.of(error))
@@ -67,18 +68,27 @@ def publish_handed_in(registry: Registry, folder: JobFolder, *, audit: AuditLog 
         log.exception("%s %s was not published", handed.model_id, handed.version)
         answer(folder.path, Refusal.of(storage_error(error)))
     else:
-        answer(folder.path)
+        answer(folder.path, None if unnoted is None else Refusal.of(unnoted))
 
 
-def _accept(registry: Registry, job_id: str, handed: HandedIn, audit: AuditLog | None) -> None:
-    """Signs and publishes between the two lines of the audit log; what cannot be noted is not done."""
+def _accept(registry: Registry, job_id: str, handed: HandedIn, audit: AuditLog | None) -> UnavailableError | None:
+    """Signs and publishes between the two lines of the audit log. What cannot be noted is not done, and does not wait
+    as for a registry that is away: the error.
+    """
     if audit is None:
         registry.accept(job_id, handed)
-        return
+        return None
     about = {"digest": handed.digest, "job_id": job_id}
-    with audit.change(PUBLISHED, Who("service"), on=f"{handed.model_id} {handed.version}") as change:
+    with ExitStack() as stack:
+        noting = audit.change(PUBLISHED, Who("service"), on=f"{handed.model_id} {handed.version}")
+        try:
+            change = stack.enter_context(noting)
+        except UnavailableError as error:
+            log.error("%s %s is not published: %s", handed.model_id, handed.version, error.message)
+            return error
         registry.accept(job_id, handed)
         change.after = about
+    return None
 
 
 def _check_asked_for(folder: JobFolder, handed: HandedIn) -> None:
