@@ -19,7 +19,8 @@ def answered(question: LogQuestion, log: MultipleTestingLog, job_id: str) -> Log
     Raises:
         DataValidationError: what the method takes is not there, or is another job's.
     """
-    names = [each.id for each in (question.read, question.trial and question.trial.read) if each is not None]
+    of_trial = None if question.trial is None else question.trial.read
+    names = [each.id for each in (question.read, of_trial) if each is not None]
     for name in [*names, *([question.evaluation] if question.evaluation else [])]:
         if name.partition("/")[0] != job_id:
             raise DataValidationError.at("body.read.id", f"{name} is not of job {job_id}, whose token this is")
