@@ -9,6 +9,7 @@ from typing import Any
 from ml_workbench_service import app
 from ml_workbench_service.http_server import serve
 from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.runtime import engine
 from ml_workbench_service.runtime.training_backends import WORKER_COMMAND
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.testing.clocks import FileClock
@@ -24,7 +25,7 @@ def main() -> None:
         url = f"http://127.0.0.1:{settings.PORT}"
         return ElsewhereBackend(store, control_url=url, command=WORKER_COMMAND, environment=more)
 
-    app.LocalBackend = backend  # type: ignore[assignment, misc]
+    engine.LocalBackend = backend  # type: ignore[assignment, misc]
     clock = FileClock(Path(os.environ[CLOCK_FILE]))
     serve(app.create_app(settings, clock=clock), settings)
 
