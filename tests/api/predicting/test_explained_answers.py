@@ -142,7 +142,7 @@ def test_items_whose_version_cannot_explain_fail_alone_beside_those_whose_can(
     assert_adds_up(again["explanation"])
     assert linear["error_code"] == "DATA_VALIDATION_ERROR"
     assert [each["code"] for each in linear["details"]["errors"]] == ["cannot_explain"]
-    assert "lightgbm" in linear["error"]
+    assert "lightgbm" in linear["message"]
     refused = api.post(path, json={"items": items[1:2]}, params={"explain": "true", "enqueue": "never"})
     assert_failure(refused, 422, "DATA_VALIDATION_ERROR")
     plain = api.post(path, json={"items": items}, params={"enqueue": "never"}).json()["predictions"]
