@@ -72,7 +72,7 @@ def test_a_lean_service_predicts_and_says_what_it_lacks(lean: Path, service: Ser
     copy_version(registry_of(service) / "small" / "1.0.0", tmp_path / "registry", "small", "1.0.0")
     running = ServiceProcess(tmp_path, PREDICT_WORKERS="1", PAGE="true", EXPERIMENT_TRACKING_URI="")
     try:
-        running.start([str(lean / "bin" / "python"), "-m", "tests.clocked_service"])
+        running.start([str(lean / "bin" / "python"), "-m", "ml_workbench_service.main"])
         body = {"version": "1.0.0", "deployment_target": "local", "force": True}
         deployed = running.client.post("/api/v1/models/small/deploy", json=body)
         assert deployed.status_code == 200, deployed.text
