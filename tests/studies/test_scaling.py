@@ -17,7 +17,7 @@ RELIEVED: dict[str, dict[str, float]] = {
     "agents": {"shards": 4},
     "redis-server": {"redis_servers": 2},
     "ledger keeps a row until its outcome": {"ledger_rows": 2_000_000},
-    "hand-over's stream between two savings": {"handover_entries": 8_192},
+    "hand-over's stream between two savings": {"handover_entries": 32_768},
     "memory of a replica": {"replica_gb": 8.0},
     "capacity of a stream": {"queue_capacity": 200},
 }
