@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError, NotFoundError
@@ -24,6 +23,7 @@ from common_lib.storage import make_folder
 from ml_workbench_service.access.operations import Scope
 from ml_workbench_service.contracts.contract import NAME_PATTERN, Contract, Finite, UtcDatetime, utc_now
 from ml_workbench_service.jobs.durable_files import write_whole
+from ml_workbench_service.jobs.file_lock import locked
 
 KEYS_FILE = "keys.json"
 BEGINS = "mlw_"
@@ -152,15 +152,10 @@ class KeyFile:
     @contextmanager
     def _changing(self) -> Iterator[tuple[ClientKey, ...]]:
         make_folder(self.path.parent)
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o600)
-        try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
-        except Timeout as error:
-            raise ConflictError("another command changes the keys at the moment; try again") from error
-        try:
+        busy = ConflictError("another command changes the keys at the moment; try again")
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        with locked(lock, timeout_s=LOCK_TIMEOUT_S, otherwise=busy, mode=0o600):
             yield self.read()
-        finally:
-            lock.release()
 
     def _check_room(self, keys: Sequence[ClientKey], client: str) -> None:
         live = self._live(keys, client)

@@ -6,7 +6,6 @@ store that has ready-made columns alone these are fetched as they are, and nobod
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -44,7 +43,7 @@ def open_store(connection: JobConnection) -> FeatureStore:
         return ExpressionStore(ColumnsElsewhere(connection, facts, witness))
     bars = BarsElsewhere(connection, facts)
     if facts.by_request:
-        return ExpressionStore(DerivedElsewhere(bars, witness=witness))
+        return ExpressionStore(DerivedElsewhere(bars, facts.described, witness=witness))
     return ExpressionStore(LocalFeatureStore(bars, witness=witness))
 
 
@@ -106,22 +105,19 @@ class BarsElsewhere:
             return True
         return False
 
-    @cached_property
-    def kinds(self) -> dict[str, FeatureKind]:
-        """Of columns that a server describes, by their names."""
-        return {name: each.kind for each in self._facts.described for name in (each.name, each.example)}
-
 
 class DerivedElsewhere(DerivedFeatures):
     """Features of a server's bars: columns of the server's own are asked for by name."""
 
-    def __init__(self, source: BarsElsewhere, *, witness: ColumnWitness | None) -> None:
+    def __init__(
+        self, source: BarsElsewhere, described: Sequence[FeatureDescription], *, witness: ColumnWitness | None
+    ) -> None:
         super().__init__(source, is_own=source.is_own, clock=WALL, witness=witness)
-        self._kinds = source.kinds
+        self._described = described
 
     def kind_of(self, feature: str) -> FeatureKind:
         """By our table, else as the server described it, else `stationary`."""
-        return kind_in(self._kinds, feature)
+        return indicators.kind_among(self._described, feature)
 
 
 class ColumnsElsewhere:
@@ -154,9 +150,7 @@ class ColumnsElsewhere:
 
     def kind_of(self, feature: str) -> FeatureKind:
         """By our table, else as the server described it, else `stationary`."""
-        return kind_in(
-            {name: each.kind for each in self._facts.described for name in (each.name, each.example)}, feature
-        )
+        return indicators.kind_among(self._facts.described, feature)
 
     def now_ms(self) -> int | None:
         """As the attempt began."""
@@ -189,11 +183,3 @@ class WitnessElsewhere:
     def watched(self) -> dict[tuple[str, str], tuple[str, ...]]:
         """Nobody asks a worker."""
         return {}
-
-
-def kind_in(kinds: Mapping[str, FeatureKind], feature: str) -> FeatureKind:
-    """By our table, else as described, else `stationary`."""
-    try:
-        return indicators.kind_of(feature)
-    except DataValidationError:
-        return kinds.get(feature, "stationary")

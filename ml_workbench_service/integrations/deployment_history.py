@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from operator import is_not
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from common_lib.exceptions import ConflictError, DeploymentNotFoundError
 from common_lib.storage import make_folder
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.jobs.durable_files import append_line
+from ml_workbench_service.jobs.file_lock import locked
 from ml_workbench_service.jobs.folder_listing import NOWHERE, Listing, WatchedFolder
 from ml_workbench_service.jobs.guarded_reading import guarded_lines
 
@@ -149,15 +148,9 @@ class DeploymentHistory:
         """
         home = self.root / model_id
         make_folder(home)
-        lock = FileLock(home / ".deployments.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
-        except Timeout as error:
-            raise ConflictError(f"another deployment of {model_id} is under way; look at it, then try again") from error
-        try:
+        busy = ConflictError(f"another deployment of {model_id} is under way; look at it, then try again")
+        with locked(home / ".deployments.lock", timeout_s=LOCK_TIMEOUT_S, otherwise=busy):
             yield
-        finally:
-            lock.release()
 
     def _append(self, model_id: str, lines: str) -> None:
         home = self.root / model_id

@@ -28,7 +28,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from common_lib.exceptions import (
@@ -43,6 +42,7 @@ from common_lib.storage import check_there, make_folder
 from ml_workbench_service.contracts.contract import NAME_PATTERN, iso, utc_now
 from ml_workbench_service.contracts.models import ModelCard, ModelStatus, SetAside, Tombstone
 from ml_workbench_service.jobs.durable_files import append_line
+from ml_workbench_service.jobs.file_lock import locked
 from ml_workbench_service.jobs.guarded_reading import json_object
 from ml_workbench_service.jobs.handed_in import HandedIn, HandIn
 from ml_workbench_service.learning.bundle.checked_bundles import CheckedBundles, check_ids
@@ -439,17 +439,11 @@ class FolderModelRegistry:
         home = self.root / model_id
         if not home.is_dir():
             raise self._unknown(model_id)
-        lock = FileLock(home / LOCK_FILE, thread_local=False)
-        try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
-        except Timeout as error:
-            raise ConflictError(
-                f"versions of {model_id} are just being published, archived or purged; try again in a moment"
-            ) from error
-        try:
+        busy = ConflictError(
+            f"versions of {model_id} are just being published, archived or purged; try again in a moment"
+        )
+        with locked(home / LOCK_FILE, timeout_s=LOCK_TIMEOUT_S, otherwise=busy):
             yield
-        finally:
-            lock.release()
 
     def look(self, model_id: str) -> SeenModel:
         """A model's folder, ends and live version, as they are now."""

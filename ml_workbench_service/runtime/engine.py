@@ -50,7 +50,8 @@ def _on_ray(settings: Settings, store: JobStore, addresses: Addresses, local: Lo
     from ml_workbench_service.elsewhere.connection import check_address
     from ml_workbench_service.integrations.ray_jobs import RayJobs
     from ml_workbench_service.runtime.backends_by_kind import BackendsByKind
-    from ml_workbench_service.runtime.on_ray.backend import KINDS, RayBackend, RayWorkers
+    from ml_workbench_service.runtime.on_ray.backend import RayBackend, RayWorkers
+    from ml_workbench_service.runtime.worker_elsewhere import KINDS
 
     check_address(settings.control_url)
     token = settings.RAY_AUTH_TOKEN

@@ -109,6 +109,7 @@ class JobSupervisor:
         self._waiting = WaitingRoom(limits.max_waiting)
         self._runs: dict[str, _Run] = {}
         self._later: list[JobFolder] = []  # those that could not be started in this turn
+        self._unstarted: set[str] = set()
         self._news: list[Job] = []
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -319,13 +320,16 @@ class JobSupervisor:
         try:
             handle = self._backend.submit(folder.spec)
         except UnavailableError as error:  # a full disk, as a rule: the next turn may go well
-            log.error("job %s cannot be started just now: %s", folder.id, error.message)
+            if folder.id not in self._unstarted:  # said once, not at each turn
+                log.error("job %s cannot be started just now: %s", folder.id, error.message)
+            self._unstarted.add(folder.id)
             self._later.append(folder)
             return False
         except (OSError, PlatformError) as error:
             if not self._write(folder, "failed", **_failure("WORKER_LOST", _NOT_STARTED.format(error=error))):
                 self._later.append(folder)
             return False
+        self._unstarted.discard(folder.id)
         self._runs[folder.id] = _Run(folder, handle, folder.job().status, utc_now())
         return True
 

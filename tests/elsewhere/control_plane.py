@@ -25,7 +25,7 @@ class ControlPlane:
     def __init__(self, store: JobStore, workbench: Any = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.lose_answers = 0
+        self.lose_answers, self.lost_status = 0, 503
         self.asked: list[str] = []
         self._app = FastAPI()
         errors.install(self._app)
@@ -68,5 +68,5 @@ class ControlPlane:
         answer = await call_next(request)
         if self.lose_answers and request.url.path.endswith("/events"):
             self.lose_answers -= 1
-            return Response(status_code=503)
+            return Response(status_code=self.lost_status)
         return answer

@@ -9,8 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI, Request
 
 from common_lib.exceptions import DataValidationError
+from common_lib.storage import keep, let_go
+from ml_workbench_service.api import errors
 from ml_workbench_service.contracts.jobs import JobSpec, JobStatus
 from ml_workbench_service.elsewhere import event_sender
 from ml_workbench_service.elsewhere.connection import JobConnection, check_address, connected
@@ -18,6 +21,7 @@ from ml_workbench_service.elsewhere.environment import TOKEN_VARIABLE, URL_VARIA
 from ml_workbench_service.elsewhere.job_folder import JobFolderElsewhere
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.workers_folder import AttemptLostError
+from ml_workbench_service.search.worker_pool import error_of
 from tests.elsewhere.control_plane import ControlPlane
 from tests.jobs.conftest import make_spec as make_spec
 
@@ -186,3 +190,68 @@ def test_a_token_never_travels_in_the_clear(folder: JobFolder, url: str) -> None
         attempt_environment(folder, control_url=url)
     for fine in ("https://control:8005", "http://localhost:8005", "http://127.0.0.1:8005", "http://[::1]:8005"):
         check_address(f"{fine}/api/v1/jobs/x")
+
+
+def test_a_body_that_stalled_is_sent_again(folder: JobFolder, control: ControlPlane, tmp_path: Path) -> None:
+    with worker(folder, control, tmp_path / "w") as opened:
+        control.lose_answers, control.lost_status = 2, 408
+        opened.append("progress", step=1)
+        opened.append("succeeded", result={})
+    assert seqs(folder) == [1, 2, 3]
+
+
+def test_a_state_dir_that_is_away_ends_no_attempt(folder: JobFolder, control: ControlPlane, store: JobStore) -> None:
+    given = attempt_environment(folder, control_url=control.url)
+    keep(store.root)
+    try:
+        with connected(given[URL_VARIABLE], given[TOKEN_VARIABLE]) as connection:
+            headers = {"Authorization": f"Bearer {connection.token}"}
+            away = store.root.with_name("away")
+            store.root.rename(away)
+            store.root.mkdir()
+            answer = httpx.put(f"{given[URL_VARIABLE]}/worker/beat", headers=headers, timeout=60)
+            assert answer.status_code == 503, answer.text
+            store.root.rmdir()
+            away.rename(store.root)
+            assert httpx.put(f"{given[URL_VARIABLE]}/worker/beat", headers=headers, timeout=60).is_success
+    finally:
+        let_go(store.root)
+
+
+async def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_the_service() -> None:
+    app = FastAPI()
+    errors.install(app)
+
+    @app.put("/")
+    async def take(request: Request) -> None:
+        await request.body()
+
+    sent: list[Any] = []
+    said = iter([{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(said)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "PUT", "path": "/", "query_string": b"", "headers": [], "http_version": "1.1"}
+    await app(scope, receive, send)  # what it raises the server logs with a traceback
+    assert sent[0]["status"] == 400
+
+
+def test_a_new_attempt_finds_nothing_that_came_halfway(
+    folder: JobFolder, control: ControlPlane, tmp_path: Path
+) -> None:
+    for left in ("bundle.1/model.onnx", "checkpoint/.coming.network.0f", "checkpoint/network"):
+        (folder.path / left).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / left).write_bytes(b"left")
+    with worker(folder, control, tmp_path / "w") as opened:
+        assert [each.name for each in opened.checkpoint.iterdir()] == ["network"]
+    assert not list(folder.path.glob("bundle.*"))
+    assert [each.name for each in folder.checkpoint.iterdir()] == ["network"]
+
+
+def test_a_trial_that_lost_the_control_plane_ends_the_attempt_and_not_the_job() -> None:
+    body = AttemptLostError("the control plane was away").body("")
+    assert isinstance(error_of(body), AttemptLostError)

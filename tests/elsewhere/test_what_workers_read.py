@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.api.elsewhere.log_questions import answered
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.market import recomputing
 from ml_workbench_service.contracts.multiple_testing import EvaluationResult, PartRead, Trial
+from ml_workbench_service.contracts.work_elsewhere import LogQuestion
 from ml_workbench_service.elsewhere.bars_wire import bars_of_arrow, bars_to_arrow
 from ml_workbench_service.elsewhere.connection import JobConnection, connected
 from ml_workbench_service.elsewhere.environment import TOKEN_VARIABLE, URL_VARIABLE, attempt_environment
@@ -105,3 +107,21 @@ def test_evaluations_and_trials_are_the_control_planes(
     assert there.trials(read)[0].daily_returns == {"2024-01-01": 1 / 7}
     with pytest.raises(DataValidationError, match="not of job"):
         there.record_evaluation(other)
+
+
+@pytest.mark.parametrize("other", ["another-job", "another-job/1", ""])
+def test_a_token_notes_nothing_in_another_jobs_name(log: SqliteMultipleTestingLog, other: str) -> None:
+    """Not beside a trial of its own, either."""
+    own, foreign = (
+        PartRead(id=each, subject="price", symbols=("EUR/USD",), start_ms=0, end_ms=10, at=utc_now())
+        for each in ("job", other)
+    )
+    for question in (
+        LogQuestion(method="record_evaluation", read=foreign),
+        LogQuestion(method="record_evaluation", read=foreign, trial=Trial(read=own)),
+        LogQuestion(method="record_trial", trial=Trial(read=foreign)),
+        LogQuestion(method="record_trial", read=own, trial=Trial(read=foreign)),
+    ):
+        with pytest.raises(DataValidationError, match="not of job"):
+            answered(question, log, "job")
+    assert log.num_evaluations(own) == 0

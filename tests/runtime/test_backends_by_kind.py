@@ -53,3 +53,21 @@ def test_each_kind_has_its_place(engines: tuple[Engine, Engine], store: JobStore
     assert sorted(backend.recover(), key=lambda each: each.job_id) == handles
     backend.kill(handles[1])
     assert [backend.poll(each).is_alive for each in handles] == [True, False]
+
+
+@pytest.mark.parametrize("is_granted", [False, True])
+def test_a_worker_of_this_machine_at_a_job_of_the_cluster_is_ended(
+    engines: tuple[Engine, Engine], store: JobStore, is_granted: bool
+) -> None:
+    """As after a change of TRAINING_BACKEND; a granted one is the cluster's own, on this same host."""
+    cluster, local = (InMemoryBackend(store, each) for each in engines)
+    spec = JobSpec(
+        id="job", kind=JobKind.TRAIN, request={"steps": 100_000}, created_at=datetime(2026, 1, 2, tzinfo=UTC),
+        correlation_id="c",
+    )  # fmt: skip
+    folder = store.create(spec)
+    local.submit(spec)
+    if is_granted:
+        folder.grant.issue(1)
+    assert BackendsByKind(store, cluster=cluster, local=local, kinds={JobKind.TRAIN}).recover() == []
+    assert bool(engines[1].living()) is is_granted

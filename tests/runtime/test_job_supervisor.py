@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from common_lib.exceptions import JobNotFoundError, RateLimitError
+from common_lib.exceptions import JobNotFoundError, RateLimitError, StorageFullError
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, JobStatus
 from ml_workbench_service.contracts.runners import Handle, WorkerState
 from ml_workbench_service.jobs.bounded_log import num_kept_bytes
@@ -401,6 +401,38 @@ async def test_a_command_that_cannot_run_fails_the_job(store: JobStore, make_spe
     await supervisor.stop()
     assert done.error is not None
     assert "could not be started" in done.error.message
+
+
+async def test_a_job_that_the_disk_has_no_room_to_start_waits_and_starts(
+    store: JobStore, make_spec: Make, make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = make_backend()
+    submit, num_refused = backend.submit, 3
+
+    def refuse(spec: JobSpec) -> Handle:
+        nonlocal num_refused
+        if num_refused:
+            num_refused -= 1
+            raise StorageFullError("the disk is full")
+        return submit(spec)
+
+    backend.submit = refuse  # type: ignore[method-assign]
+    supervisor = JobSupervisor(store, backend, Limits(1, 16, poll_s=0.02))
+    await supervisor.start()
+    job = await supervisor.submit(make_spec(do="count", steps=1))
+    assert (await until_final(store, job.id)).status is JobStatus.SUCCEEDED
+    await supervisor.stop()
+    assert num_refused == 0
+    assert sum("cannot be started just now" in each.message for each in caplog.records) == 1, "said once"
+
+
+async def test_a_jobs_token_ends_with_its_job(store: JobStore, make_spec: Make, serve: Any) -> None:
+    async with serve() as service:
+        job = await service.supervisor.submit(make_spec(do="count", steps=1))
+        folder = store.folder(job.id)
+        folder.grant.issue(1)
+        await until_final(store, job.id)
+        await until(lambda: not folder.grant.is_given)
 
 
 async def test_sigterm_cancels_at_the_next_report(store: JobStore, make_spec: Make, serve: Any) -> None:

@@ -70,22 +70,14 @@ class ReplicaState:
 
     def _redis(self) -> OutsideThing:
         silent_s = self.announcer.redis_silent_s
-        if silent_s < SILENT_S:
-            return OutsideThing(mode="remote", state="ok", detail="answers")
-        detail = (
-            f"silent for {silent_s:.0f} s: answers go on, and what they leave behind waits in memory; check REDIS_URL"
-        )
-        return OutsideThing(mode="remote", state="degraded", detail=detail)
+        return _heard(silent_s, "answers go on, and what they leave behind waits in memory; check REDIS_URL")
 
     def _control(self) -> OutsideThing:
-        silent_s = self.announcer.control_silent_s
-        if silent_s < SILENT_S:
-            return OutsideThing(mode="remote", state="ok", detail="lives")
-        detail = (
-            f"silent for {silent_s:.0f} s: answers go on; {self.announcer.num_unsaved} parcels of them wait in Redis "
-            "for the ledger, and intervals learn of this replica's own alone"
+        meanwhile = (
+            f"answers go on; {self.announcer.num_unsaved} parcels of them wait in Redis for the ledger, and intervals "
+            "learn of this replica's own alone"
         )
-        return OutsideThing(mode="remote", state="degraded", detail=detail)
+        return _heard(self.announcer.control_silent_s, meanwhile)
 
     def _serving_state(self) -> OutsideThing:
         delay, behind = f"{self.follower.delay_s:.3f} s", f"{self.announcer.behind_s:.3f} s"
@@ -118,6 +110,13 @@ class ReplicaState:
             return OutsideThing(mode="off", state="ok", detail=f"pinned by SIGNING_KEYS: {named}")
         state = "as Redis names them; whoever writes there could name others: pin them by SIGNING_KEYS"
         return OutsideThing(mode="remote", state="ok", detail=f"{named or 'none yet'}, {state}")
+
+
+def _heard(silent_s: float, meanwhile: str) -> OutsideThing:
+    """Something that was heard of lately, or is degraded, with what happens meanwhile."""
+    if silent_s < SILENT_S:
+        return OutsideThing(mode="remote", state="ok", detail="answers")
+    return OutsideThing(mode="remote", state="degraded", detail=f"silent for {silent_s:.0f} s: {meanwhile}")
 
 
 def replica_of(request: Request) -> ReplicaState:

@@ -195,13 +195,9 @@ class RemoteFeatureStore:
 
     def kind_of(self, feature: str) -> FeatureKind:
         """By our table, else as the server described it, else `stationary`: a server may have features of its own."""
-        try:
-            return indicators.kind_of(feature)
-        except DataValidationError:
-            if _FEATURE_NAME.fullmatch(feature):
-                kinds = {name: entry.kind for entry in self._listed or () for name in (entry.name, entry.example)}
-                return kinds.get(feature, "stationary")
-            raise
+        if _FEATURE_NAME.fullmatch(feature):
+            return indicators.kind_among(self._listed or (), feature)
+        return indicators.kind_of(feature)
 
     def _names(self) -> set[str]:
         """As far as the server has listed them; indicators by their patterns."""

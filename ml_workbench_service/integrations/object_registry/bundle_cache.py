@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from common_lib.exceptions import BundleDamagedError, UnavailableError
 from ml_workbench_service.integrations.object_registry.bucket import Bucket
 from ml_workbench_service.integrations.object_registry.version_head import VersionHead
+from ml_workbench_service.jobs.file_lock import locked
 from ml_workbench_service.learning.bundle.manifest import SIGNATURE_FILE, verify
 
 IN_USE_S = 60.0
@@ -147,17 +146,10 @@ class BundleCache:
 
     @contextmanager
     def _locked(self, model_id: str, version: str) -> Iterator[None]:
-        lock = FileLock(self._cache / "locks" / f"{model_id}@{version}.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=FETCH_TIMEOUT_S)
-        except Timeout as error:
-            raise UnavailableError(
-                f"{model_id} {version} is still being fetched; try again in a moment", retry_after_s=10
-            ) from error
-        try:
+        busy = UnavailableError(f"{model_id} {version} is still being fetched; try again in a moment", retry_after_s=10)
+        lock = self._cache / "locks" / f"{model_id}@{version}.lock"
+        with locked(lock, timeout_s=FETCH_TIMEOUT_S, otherwise=busy):
             yield
-        finally:
-            lock.release()
 
 
 def _identities(folder: Path) -> Identities:

@@ -36,6 +36,7 @@ from ml_workbench_service.integrations.object_registry.bucket import (
 from ml_workbench_service.integrations.object_registry.model_log import files_of, is_foreign, lines_for
 from ml_workbench_service.integrations.object_registry.version_head import HEAD_FILES, PURGED, VersionHead
 from ml_workbench_service.jobs.durable_files import write_whole
+from ml_workbench_service.jobs.file_lock import locked
 from ml_workbench_service.learning.bundle.listing import CARD_FILE
 
 FOLLOW_EVERY_S = 0.5
@@ -373,15 +374,9 @@ class Mirror:
 
     @contextmanager
     def _locked(self, model_id: str) -> Iterator[None]:
-        lock = FileLock(self.cache / "locks" / f"{model_id}.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
-        except Timeout as error:
-            raise ConflictError(f"{model_id} is just being looked at or written; try again in a moment") from error
-        try:
+        busy = ConflictError(f"{model_id} is just being looked at or written; try again in a moment")
+        with locked(self.cache / "locks" / f"{model_id}.lock", timeout_s=LOCK_TIMEOUT_S, otherwise=busy):
             yield
-        finally:
-            lock.release()
 
     def _follow(self) -> None:
         lock = FileLock(self.cache / "following.lock", thread_local=False)

@@ -9,7 +9,7 @@ Kinds: `level` features live on the price's own scale; all others are `stationar
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,14 @@ def _suggestion(word: str, number: str) -> str:
 def kind_of(name: str) -> FeatureKind:
     """`level` or `stationary`; raises DataValidationError like `resolve`."""
     return resolve(name).kind
+
+
+def kind_among(described: Iterable[FeatureDescription], name: str) -> FeatureKind:
+    """By our table, else as a server describes its own column, else `stationary`."""
+    try:
+        return kind_of(name)
+    except DataValidationError:
+        return next((each.kind for each in described if name in (each.name, each.example)), "stationary")
 
 
 def warm_up(name: str) -> int:

@@ -29,8 +29,6 @@ from ml_workbench_service.runtime.training_backends import SINGLE_THREADED, exit
 
 STOP_WAIT_S = 3
 """That Ray leaves a worker between SIGINT and SIGKILL."""
-KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT, JobKind.IMPORTANCE})
-"""What a worker elsewhere does."""
 WORKER = "ml_workbench_service.runtime.on_ray.worker"
 BYTES_PER_GB = 1_000_000_000
 MOST_UNSEEN = 3
